@@ -1,0 +1,407 @@
+"""What a lab file says, checked: hosts, addresses, names, wires, routes and each layer's numbers.
+
+`parse` is pure: it takes what `tomllib` read. Everything that it does not know, and every value
+that cannot be, is a `ConfigError` with the key and the reason.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from plywire.errors import ConfigError
+from plywire.roles import LAYERS, Role
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class TcpConfig:
+    """The numbers of a TCP personality; the defaults are Linux's. Times in nanoseconds."""
+
+    initial_window: int = 10  # segments (RFC 6928)
+    rto_initial: int = 1 * SECOND  # RFC 6298 2.1
+    rto_min: int = 200 * MS
+    rto_max: int = 120 * SECOND
+    delayed_ack: int = 40 * MS
+    quick_acks: int = 16  # segments acknowledged at once at the start of a connection
+    syn_retries: int = 6
+    synack_retries: int = 5
+    retries2: int = 15  # RTOs on an established connection before ETIMEDOUT
+    orphan_retries: int = 8  # the same, once no program holds the socket any more
+    time_wait: int = 60 * SECOND
+    fin_wait_2: int = 60 * SECOND
+    keepalive_time: int = 7200 * SECOND
+    keepalive_interval: int = 75 * SECOND
+    keepalive_probes: int = 9
+    send_buffer: int = 1 << 20  # bytes
+    receive_buffer: int = 1 << 20  # bytes; the credit that app gives
+    initial_receive_window: int = 65_535  # at most this in the first window offered
+    window_scaling: bool = True
+    backlog_max: int = 4096
+    max_connections: int = 65_536
+    congestion: str = "newreno"
+    port_low: int = 32_768  # ephemeral ports, both included
+    port_high: int = 60_999
+
+
+PROFILES: dict[str, TcpConfig] = {"linux": TcpConfig()}
+"""TCP personalities by name."""
+
+
+@dataclass(frozen=True)
+class IpConfig:
+    """Numbers of the IP layer. Times in nanoseconds."""
+
+    ttl: int = 64
+    reassembly_timeout: int = 30 * SECOND
+    reassembly_bytes: int = 4 << 20  # all unfinished packets together
+    icmp_rate: int = 1000  # errors a second that this host may send
+    icmp_burst: int = 50
+
+
+@dataclass(frozen=True)
+class LinkConfig:
+    """Numbers of the link layer. Times in nanoseconds."""
+
+    arp_retry: int = 1 * SECOND
+    arp_tries: int = 3
+    arp_lifetime: int = 60 * SECOND  # then the entry is confirmed again before it is dropped
+    arp_queue: int = 64  # packets waiting for one neighbour
+    arp_entries: int = 1024
+
+
+@dataclass(frozen=True)
+class AppConfig:
+    """Numbers of the socket layer."""
+
+    max_descriptors: int = 4096
+    receive_buffer: int = 1 << 20  # bytes a socket; the credit given to TCP
+    listen: str = ""  # the API's address; "" is a unix socket in the run directory
+
+
+@dataclass(frozen=True)
+class InterfaceConfig:
+    """An interface of a host. ifindex counts from 1; address and mac are bytes."""
+
+    name: str
+    ifindex: int
+    address: bytes
+    prefix_length: int
+    mac: bytes
+    mtu: int = 1500
+    device: str = "wire"
+    wire: str = ""  # the wire that a `wire` device is on
+    listen: str = ""  # where a `wire` device is reached; "" is an ipc path in the run directory
+    peers: tuple[str, ...] = ()  # further endpoints to join
+    tap: str = ""  # the name of a `tap` device's kernel interface
+
+    @property
+    def network(self) -> bytes:
+        """The address with its host bits cleared."""
+        value = int.from_bytes(self.address, "big") >> (32 - self.prefix_length)
+        return (value << (32 - self.prefix_length)).to_bytes(4, "big")
+
+    @property
+    def broadcast(self) -> bytes:
+        """The directed broadcast address of the interface's network."""
+        low = (1 << (32 - self.prefix_length)) - 1
+        return (int.from_bytes(self.address, "big") | low).to_bytes(4, "big")
+
+
+@dataclass(frozen=True)
+class RouteConfig:
+    """A route by way of a gateway."""
+
+    prefix: bytes
+    prefix_length: int
+    via: bytes
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """One host: all that its four layers are told."""
+
+    name: str
+    interfaces: tuple[InterfaceConfig, ...]
+    routes: tuple[RouteConfig, ...] = ()
+    forwarding: bool = False
+    names: Mapping[str, bytes] = field(default_factory=dict)
+    implementations: Mapping[Role, str] = field(default_factory=dict)
+    profile: str = "linux"
+    tcp: TcpConfig = TcpConfig()
+    ip: IpConfig = IpConfig()
+    link: LinkConfig = LinkConfig()
+    app: AppConfig = AppConfig()
+
+
+@dataclass(frozen=True)
+class LabConfig:
+    """A whole lab."""
+
+    name: str
+    hosts: Mapping[str, HostConfig]
+    names: Mapping[str, bytes]
+
+
+DEFAULT_IMPLEMENTATIONS: dict[Role, str] = {role: f"services.{role}:create" for role in LAYERS}
+"""What runs a role unless the lab file names another: `module:factory`."""
+
+_DEVICES = ("wire", "tap")
+
+
+def host(name: str, address: str, **changes: Any) -> HostConfig:
+    """A host with one interface on the wire `lan`, as tests and the simulator want it.
+
+    address: `10.0.0.1/24`; changes: fields of HostConfig. The hardware address is
+    02:00 and the four bytes of the address.
+    """
+    packed, length = _cidr(address, name)
+    interface = InterfaceConfig("eth0", 1, packed, length, b"\x02\x00" + packed, wire="lan")
+    return HostConfig(name, (interface,), **changes)
+
+
+def parse(data: Mapping[str, Any], where: str = "lab.toml") -> LabConfig:
+    """The lab that a file describes. Raises ConfigError with key and reason."""
+    top = _Table(data, where, "")
+    lab = top.table("lab")
+    name = lab.text("name", "default")
+    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 32:
+        raise lab.error("name", "letters, digits, - and _ only, 32 at most")
+    lab.done()
+    hosts = {}
+    wires = set()
+    wire_tables = top.table("wires")
+    for wire_name in list(wire_tables.data):
+        wire = wire_tables.table(wire_name)
+        wire.done()
+        wires.add(wire_name)
+    tables = top.table("hosts")
+    for host_name in list(tables.data):
+        hosts[host_name] = _host(host_name, tables.table(host_name), wires)
+    if not hosts:
+        raise top.error("hosts", "a lab needs one host at least: [hosts.h1]")
+    taken: dict[bytes, str] = {}
+    for item in hosts.values():
+        for interface in item.interfaces:
+            if interface.address in taken:
+                raise top.error(
+                    f"hosts.{item.name}",
+                    f"address {ipaddress.IPv4Address(interface.address)} is"
+                    f" {taken[interface.address]}'s already",
+                )
+            taken[interface.address] = item.name
+    names = {item.name: item.interfaces[0].address for item in hosts.values()}
+    names |= {f"{item.name}.lab": item.interfaces[0].address for item in hosts.values()}
+    name_table = top.table("names")
+    for key in list(name_table.data):
+        names[key.lower().rstrip(".")] = name_table.address(key)
+    top.done()
+    hosts = {key: replace(item, names=names) for key, item in hosts.items()}
+    return LabConfig(name, hosts, names)
+
+
+def _host(name: str, table: _Table, wires: set[str]) -> HostConfig:
+    if not name.replace("-", "").isalnum() or len(name) > 32:
+        raise table.error("", "a host's name is letters, digits and -, 32 at most")
+    rows = table.rows("interfaces")
+    if not rows:
+        raise table.error("interfaces", "a host needs one interface at least")
+    interfaces = tuple(_interface(row, index + 1, wires) for index, row in enumerate(rows))
+    seen = [item.name for item in interfaces]
+    if len(set(seen)) < len(seen):
+        raise table.error("interfaces", "two interfaces have one name")
+    routes = []
+    for row in table.rows("routes"):
+        prefix, length = row.cidr("to")
+        via = row.address("via")
+        if not any(_inside(via, interface) for interface in interfaces):
+            raise row.error("via", "not on a network of this host's interfaces")
+        routes.append(RouteConfig(prefix, length, via))
+        row.done()
+    implementations = {}
+    table_impl = table.table("implementations")
+    for role in list(table_impl.data):
+        if role not in LAYERS:
+            raise table_impl.error(role, f"not a layer; there are {', '.join(LAYERS)}")
+        text = table_impl.text(role, "")
+        if text.count(":") != 1:
+            raise table_impl.error(role, f"{text!r} is not module:factory")
+        implementations[role] = text
+    profile = table.text("profile", "linux")
+    if profile not in PROFILES:
+        raise table.error("profile", f"unknown; there are {', '.join(PROFILES)}")
+    config = HostConfig(
+        name=name,
+        interfaces=interfaces,
+        routes=tuple(routes),
+        forwarding=table.flag("forwarding", len(interfaces) > 1),
+        implementations=implementations,
+        profile=profile,
+        tcp=_numbers(table.table("tcp"), PROFILES[profile]),
+        ip=_numbers(table.table("ip"), IpConfig()),
+        link=_numbers(table.table("link"), LinkConfig()),
+        app=_numbers(table.table("app"), AppConfig()),
+    )
+    table.done()
+    return config
+
+
+def _interface(table: _Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
+    address, length = table.cidr("address")
+    if not 1 <= length <= 32:
+        raise table.error("address", "needs a prefix length from 1 to 32: 10.0.0.1/24")
+    device = table.text("device", "wire")
+    if device not in _DEVICES:
+        raise table.error("device", f"{device!r} is unknown; there are {', '.join(_DEVICES)}")
+    wire = table.text("wire", "lan" if device == "wire" and "lan" in wires else "")
+    if device == "wire" and wire not in wires:
+        raise table.error("wire", f"{wire!r} is not in [wires]")
+    tap = table.text("tap", "")
+    if device == "tap" and not 1 <= len(tap) <= 15:
+        raise table.error("tap", "a tap device needs the name of its kernel interface, 15 at most")
+    mac = table.text("mac", "")
+    try:
+        packed = bytes.fromhex(mac.replace(":", "")) if mac else b"\x02\x00" + address
+    except ValueError:
+        raise table.error("mac", f"{mac!r} is not six bytes in hex") from None
+    if len(packed) != 6 or packed[0] & 1:
+        raise table.error("mac", f"{mac!r} is not the address of one station")
+    mtu = table.number("mtu", 1500)
+    if not 576 <= mtu <= 65_535:
+        raise table.error("mtu", f"{mtu} is not from 576 to 65535")
+    config = InterfaceConfig(
+        name=table.text("name", f"eth{ifindex - 1}"),
+        ifindex=ifindex,
+        address=address,
+        prefix_length=length,
+        mac=packed,
+        mtu=mtu,
+        device=device,
+        wire=wire,
+        listen=table.text("listen", ""),
+        peers=table.texts("peers"),
+        tap=tap,
+    )
+    table.done()
+    return config
+
+
+def _numbers(table: _Table, default: Any) -> Any:
+    """The dataclass `default` with what the table changes. `_ms` keys are not needed: times are
+    written in seconds in the file and are nanoseconds inside."""
+    changes: dict[str, Any] = {}
+    for item in fields(default):
+        if item.name not in table.data:
+            continue
+        old = getattr(default, item.name)
+        if isinstance(old, bool):
+            changes[item.name] = table.flag(item.name, old)
+        elif isinstance(old, str):
+            changes[item.name] = table.text(item.name, old)
+        elif item.name in _TIMES:
+            changes[item.name] = table.seconds(item.name)
+        else:
+            changes[item.name] = table.number(item.name, old)
+            if changes[item.name] < 0:
+                raise table.error(item.name, "may not be negative")
+    table.done()
+    return replace(default, **changes)
+
+
+_TIMES = frozenset(
+    {
+        "rto_initial", "rto_min", "rto_max", "delayed_ack", "time_wait", "fin_wait_2",
+        "keepalive_time", "keepalive_interval", "reassembly_timeout", "arp_retry", "arp_lifetime",
+    }
+)  # fmt: skip
+
+
+def _cidr(text: str, where: str) -> tuple[bytes, int]:
+    try:
+        item = ipaddress.IPv4Interface(text)
+    except ValueError:
+        raise ConfigError(where, f"{text!r} is not an IPv4 address with a prefix length") from None
+    return item.ip.packed, item.network.prefixlen
+
+
+def _inside(address: bytes, interface: InterfaceConfig) -> bool:
+    shift = 32 - interface.prefix_length
+    return (int.from_bytes(address, "big") >> shift) == (
+        int.from_bytes(interface.address, "big") >> shift
+    )
+
+
+class _Table:
+    """A TOML table that knows its place in the file and which of its keys nobody asked for."""
+
+    def __init__(self, data: Any, where: str, path: str) -> None:
+        self.where, self.path = where, path
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{where}: {path}", "must be a table")
+        self.data = dict(data)
+        self.left = set(self.data)
+
+    def error(self, key: str, reason: str) -> ConfigError:
+        return ConfigError(f"{self.where}: {'.'.join(filter(None, (self.path, key)))}", reason)
+
+    def done(self) -> None:
+        if self.left:
+            raise self.error(sorted(self.left)[0], "unknown key")
+
+    def table(self, key: str) -> _Table:
+        return _Table(self._take(key, {}), self.where, ".".join(filter(None, (self.path, key))))
+
+    def rows(self, key: str) -> list[_Table]:
+        value = self._take(key, [])
+        if not isinstance(value, list):
+            raise self.error(key, "must be an array of tables")
+        path = ".".join(filter(None, (self.path, key)))
+        return [_Table(row, self.where, f"{path}[{index}]") for index, row in enumerate(value)]
+
+    def text(self, key: str, default: str) -> str:
+        value = self._take(key, default)
+        if not isinstance(value, str):
+            raise self.error(key, f"{value!r} is not a string")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self._take(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.error(key, "must be an array of strings")
+        return tuple(value)
+
+    def number(self, key: str, default: int) -> int:
+        value = self._take(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.error(key, f"{value!r} is not an integer")
+        return value
+
+    def seconds(self, key: str) -> int:
+        value = self._take(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise self.error(key, f"{value!r} is not a number of seconds above 0")
+        return round(value * SECOND)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._take(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, f"{value!r} is not true or false")
+        return value
+
+    def cidr(self, key: str) -> tuple[bytes, int]:
+        return _cidr(self.text(key, ""), f"{self.where}: {self.path}.{key}")
+
+    def address(self, key: str) -> bytes:
+        text = self.text(key, "")
+        try:
+            return ipaddress.IPv4Address(text).packed
+        except ValueError:
+            raise self.error(key, f"{text!r} is not an IPv4 address") from None
+
+    def _take(self, key: str, default: Any) -> Any:
+        self.left.discard(key)
+        return self.data.get(key, default)

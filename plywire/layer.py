@@ -1,0 +1,62 @@
+"""The contract of a layer: a state machine without I/O, clock, threads or ambient randomness.
+
+Equal inputs give equal outputs. Time is an integer of nanoseconds and is always an argument;
+randomness and the tracer are given to the factory. The same core runs in a process under
+`plywire.runtime.shell` and as an object in the simulator.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from plywire.messages import Message
+from plywire.roles import Role
+
+if TYPE_CHECKING:
+    from plywire.config import HostConfig
+    from plywire.trace import Tracer
+
+
+class Output(NamedTuple):
+    """A message on its way out of a layer."""
+
+    to: Role
+    message: Message
+
+
+class Layer(Protocol):
+    """What every layer offers to whoever runs it."""
+
+    counters: Counter[str]
+    """Totals since the start, named as `nstat` would (`tcp_retrans_segs`, `drop_bad_checksum`)."""
+
+    def receive(self, message: Message, source: Role, now: int) -> None:
+        """Take one message from a neighbour. Bad packets are counted and dropped, never raised."""
+
+    def expire(self, now: int) -> None:
+        """Run the timers that are due."""
+
+    def deadline(self) -> int | None:
+        """When `expire` is next needed, or None."""
+
+    def outputs(self) -> list[Output]:
+        """What is to be sent, in order; the list is handed over, and the next one starts empty."""
+
+    def snapshot(self) -> bytes:
+        """Everything that a successor needs to go on where this layer stands."""
+
+    def restore(self, state: bytes, now: int) -> None:
+        """Take over from a snapshot, in a layer that has received nothing yet."""
+
+    def describe(self, topic: str, now: int) -> object:
+        """A view for people (`connections`, `neighbours`, `routes`, ...): dicts, lists, str, int.
+
+        Raises KeyError for a topic that the layer does not have.
+        """
+
+
+Factory = Callable[["HostConfig", random.Random, "Tracer"], Layer]
+"""How an implementation is made: `factory(host, rng, tracer)`."""

@@ -1,0 +1,1 @@
+"""The gRPC stubs, generated from `proto/` by `make proto`."""
