@@ -1,0 +1,50 @@
+"""From the name of an implementation, `module:factory`, to the factory itself.
+
+What runs a role is named in the lab file, at start or at a swap. Whoever runs layers (a process,
+the simulator) looks the name up here.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from plywire.config import DEFAULT_IMPLEMENTATIONS, HostConfig
+from plywire.errors import ConfigError
+from plywire.layer import Factory
+from plywire.roles import Role
+
+
+def load(spec: str) -> Factory:
+    """The factory that `module:factory` names.
+
+    Raises ConfigError when the name is not of that form, there is no such module or no such
+    factory in it, or it cannot be called. A module that is found but fails to import because of
+    something else it needs says so.
+    """
+    where = f"implementation {spec!r}"
+    module_name, separator, attribute = spec.partition(":")
+    if not separator or not all(map(str.isidentifier, (*module_name.split("."), attribute))):
+        raise ConfigError(where, "is not module:factory, as in services.tcp:create")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        parts = module_name.split(".")
+        own = {".".join(parts[: n + 1]) for n in range(len(parts))}
+        if error.name in own:
+            raise ConfigError(where, f"there is no module {error.name}") from None
+        raise ConfigError(where, f"{module_name} needs the module {error.name}") from error
+    except ImportError as error:
+        raise ConfigError(where, f"{module_name} cannot be imported: {error}") from error
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        raise ConfigError(where, f"the module {module_name} has no {attribute}")
+    if not callable(factory):
+        raise ConfigError(
+            where, f"{attribute} is not a factory but of type {type(factory).__name__}"
+        )
+    return factory
+
+
+def implementation(host: HostConfig, role: Role) -> str:
+    """What runs `role` on this host: what the host names, or the default."""
+    return host.implementations.get(role, DEFAULT_IMPLEMENTATIONS[role])
