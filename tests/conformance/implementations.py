@@ -1,0 +1,14 @@
+"""Every implementation of a role that the conformance suite must pass, by its name.
+
+A new implementation of a layer is one line here.
+"""
+
+from __future__ import annotations
+
+IMPLEMENTATIONS: dict[str, dict[str, str]] = {
+    "link": {"ethernet": "services.link:create", "raw": "services.link.raw:create"},
+    "ip": {"ipv4": "services.ip:create"},
+    "tcp": {"tcp": "services.tcp:create"},
+    "app": {"app": "services.app:create"},
+}
+"""`module:factory` by role and name."""
