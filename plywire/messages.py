@@ -261,7 +261,7 @@ class Opened(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """app -> tcp: a program has taken this incoming connection; its place in the backlog is free."""
+    """app -> tcp: a program has taken this connection; its place in the backlog is free."""
 
     KIND = 53
     trace: U64

@@ -168,7 +168,8 @@ def _tcp(segment: bytes, found: list) -> None:
     header, data = tcp.decode_unchecked(segment)
     fields: dict[str, int | str] = {
         "src_port": header.src_port, "dst_port": header.dst_port, "seq": header.seq,
-        "ack": header.ack, "data_offset": (len(segment) - len(data)) // 4, "reserved": segment[12] & 15,
+        "ack": header.ack, "data_offset": (len(segment) - len(data)) // 4,
+        "reserved": segment[12] & 15,
         "flags": tcp.flag_names(header.flags), "window": header.window,
         "checksum": header.checksum, "urgent": header.urgent,
     }  # fmt: skip

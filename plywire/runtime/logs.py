@@ -1,4 +1,4 @@
-"""Log lines: written by layers to stderr, collected by the supervisor into files of bounded size."""
+"""Log lines: layers write them to stderr, the supervisor collects them in bounded files."""
 
 from __future__ import annotations
 

@@ -1,0 +1,129 @@
+"""How a layer is watched from outside: a publisher of trace events and a socket for questions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import zmq
+
+from plywire import envelope
+from plywire.errors import DecodeError
+from plywire.trace import Event, Tracer
+
+EVENTS_PER_MESSAGE = 256
+_HIGH_WATER = 1000
+
+
+class Publisher:
+    """Trace events for whoever subscribes, and for nobody else.
+
+    A message is `dump_state([lost, [event, ...]])`: how many events were lost before it, and
+    events as arrays. One without events answers each subscription: from then on all is seen.
+    """
+
+    def __init__(self, context: zmq.Context, endpoint: str) -> None:
+        self.counters: Counter[str] = Counter()
+        self.socket = context.socket(zmq.XPUB)
+        self.socket.set(zmq.LINGER, 0)
+        self.socket.set(zmq.SNDHWM, _HIGH_WATER)
+        self.socket.set(zmq.XPUB_VERBOSER, 1)
+        self.socket.set(zmq.XPUB_NODROP, 1)
+        self.socket.bind(endpoint)
+        self._subscribers = 0
+        self._events: list[Event] = []
+        self._lost = 0
+
+    def attend(self, tracer: Tracer) -> None:
+        """Switch tracing on with the first subscriber and off with the last."""
+        while True:
+            try:
+                word = self.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if word[:1] == b"\x01":
+                self._subscribers += 1
+                tracer.sink = self._events.append
+                tracer.enabled = True
+                self._publish([])
+            elif word[:1] == b"\x00" and self._subscribers:
+                self._subscribers -= 1
+                if not self._subscribers:
+                    tracer.enabled = False
+                    tracer.sink = None
+                    self._events.clear()
+
+    def flush(self) -> None:
+        """Send the events gathered since the last time."""
+        events = self._events
+        if not events:
+            return
+        for start in range(0, len(events), EVENTS_PER_MESSAGE):
+            self._publish(events[start : start + EVENTS_PER_MESSAGE])
+        events.clear()
+
+    def close(self) -> None:
+        self.socket.close(0)
+
+    def _publish(self, events: list[Event]) -> None:
+        try:
+            self.socket.send(envelope.dump_state([self._lost, events]), zmq.NOBLOCK)
+            self._lost = 0
+        except zmq.Again:
+            self._lost += len(events)
+            self.counters["trace_events_lost"] += len(events)
+
+
+class Control:
+    """Questions about a layer: `[verb, ...]`, answered `["ok", answer]` or `["error", why]`."""
+
+    def __init__(
+        self, context: zmq.Context, endpoint: str, verbs: dict[str, Callable[..., object]]
+    ) -> None:
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.set(zmq.LINGER, 0)
+        self.socket.set(zmq.MAXMSGSIZE, 1 << 20)
+        self.socket.bind(endpoint)
+        self._verbs = verbs
+
+    def attend(self, now: int) -> None:
+        """Answer what has been asked. Each verb is called with `now` and its arguments."""
+        while True:
+            try:
+                sender, *rest = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            answer = self._answer(rest[-1] if rest else b"", now)
+            try:
+                self.socket.send_multipart([sender, *rest[:-1], answer], zmq.NOBLOCK)
+            except (zmq.Again, zmq.ZMQError):
+                continue  # who asked has gone
+
+    def close(self) -> None:
+        self.socket.close(0)
+
+    def _answer(self, request: bytes, now: int) -> bytes:
+        try:
+            verb, *arguments = envelope.load_state(request)
+            answer = ["ok", self._verbs[verb](now, *arguments)]
+        except (DecodeError, KeyError, TypeError, ValueError) as error:
+            answer = ["error", f"{type(error).__name__}: {error}"]
+        return envelope.dump_state(answer)
+
+
+def ask(endpoint: str, *request: str, timeout: float = 2.0) -> object:
+    """Put one question to a layer's control socket and wait for the answer.
+
+    Raises TimeoutError when the layer does not answer in `timeout` seconds, ValueError when it
+    refuses.
+    """
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.set(zmq.LINGER, 0)
+        socket.connect(endpoint)
+        socket.send(envelope.dump_state(list(request)))
+        if not socket.poll(timeout * 1000):
+            raise TimeoutError(f"{endpoint} did not answer within {timeout:g} s")
+        status, answer = envelope.load_state(socket.recv())
+    if status != "ok":
+        raise ValueError(str(answer))
+    return answer

@@ -1,0 +1,218 @@
+"""One layer as a process: `python -m services.tcp --lab lab.toml --host h1 --run-dir DIR`.
+
+The process is ready when its inboxes are bound (and, for app, the API listens); it then prints
+`ready` on its standard output. It stops on SIGTERM, and with --supervised also when its standard
+input ends, which is how it dies with its supervisor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import zmq
+
+from plywire.config import HostConfig, LabConfig
+from plywire.errors import ConfigError
+from plywire.registry import implementation, load
+from plywire.roles import LOSSLESS, Role, neighbours
+from plywire.runtime import config as places
+from plywire.runtime import logs
+from plywire.runtime.lock import Held, Lock, holder
+from plywire.runtime.observer import Control, Publisher
+from plywire.runtime.pipe import Pipe
+from plywire.runtime.shell import Port, Shell
+from plywire.trace import Tracer
+
+EXIT_OK = 0
+EXIT_CONFIG = 2
+"""The configuration cannot be used: starting again will not help."""
+
+OpenPorts = Callable[[HostConfig, zmq.Context, Path, dict[str, list[str]]], Sequence[Port]]
+"""`open_ports(host, context, directory, peers)`; peers: endpoints of the other stations on the wire
+of each interface, by the interface's name."""
+
+Serve = Callable[[Shell, HostConfig, Path, Callable[[], None]], Awaitable[None]]
+"""`serve(shell, host, directory, ready)`: run until cancelled; call ready() when reachable."""
+
+log = logging.getLogger(__name__)
+
+
+def main(
+    role: Role,
+    *,
+    open_ports: OpenPorts | None = None,
+    serve: Serve | None = None,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Run one layer until it is told to stop, and exit the process."""
+    arguments = _arguments(role, argv)
+    logs.set_up(f"{arguments.host}.{role}")
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if arguments.supervised else _stop)
+    try:
+        code = _run(role, arguments, open_ports, serve)
+    except (ConfigError, Held) as error:
+        log.error("%s", error)
+        code = EXIT_CONFIG
+    except _Stop:
+        code = EXIT_OK
+    sys.stdout.flush()
+    os._exit(code)  # sockets and locks are released above; threads of libraries are not waited for
+
+
+def layer_alive(directory: Path | str, host: str, role: Role) -> bool:
+    """A process holds this layer's lock."""
+    return holder(_lock_path(directory, host, role)) is not None
+
+
+def wire_peers(lab: LabConfig, host: HostConfig, directory: Path) -> dict[str, list[str]]:
+    """For each interface of `host` on a wire: where the wire's other stations are reached."""
+    peers: dict[str, list[str]] = {}
+    for mine in host.interfaces:
+        if mine.device != "wire":
+            continue
+        peers[mine.name] = [
+            other.listen or places.wire_endpoint(directory, station.name, other.name)
+            for station in lab.hosts.values()
+            for other in station.interfaces
+            if other.device == "wire" and other.wire == mine.wire and other is not mine
+        ]
+        peers[mine.name] += mine.peers
+    return peers
+
+
+class _Stop(BaseException):
+    """Raised by the signal handler: the poll it interrupts would otherwise go on."""
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    raise _Stop
+
+
+def _arguments(role: Role, argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m services.{role}", description=f"Run the {role} layer of one plywire host."
+    )
+    parser.add_argument("--lab", type=Path, help="the lab file (default: the default lab)")
+    parser.add_argument("--host", required=True, help="which host of the lab this is")
+    parser.add_argument("--run-dir", type=Path, required=True, help="where the pipes are")
+    parser.add_argument("--impl", default="", help="module:factory of another implementation")
+    parser.add_argument("--supervised", action="store_true", help="stop when standard input ends")
+    return parser.parse_args(argv)
+
+
+def _run(
+    role: Role,
+    arguments: argparse.Namespace,
+    open_ports: OpenPorts | None,
+    serve: Serve | None,
+) -> int:
+    lab = places.load_lab(arguments.lab)
+    host = lab.hosts.get(arguments.host)
+    if host is None:
+        known = ", ".join(lab.hosts)
+        raise ConfigError(f"--host {arguments.host}", f"not in the lab; there are {known}")
+    directory = arguments.run_dir
+    places.make_run_dir(directory)
+    lock = Lock(_lock_path(directory, host.name, role))
+    spec = arguments.impl or implementation(host, role)
+    tracer = Tracer(host.name, role)
+    layer = load(spec)(host, random.SystemRandom(), tracer)
+    context = zmq.Context()
+    shell: Shell | None = None
+    try:
+        shell = _shell(role, host, layer, spec, tracer, context, directory)
+        if open_ports is not None:
+            for port in open_ports(host, context, directory, wire_peers(lab, host, directory)):
+                shell.add_port(port)
+        gc.collect()
+        gc.freeze()  # what start-up made is never garbage: later collections need not look at it
+        log.info("%s runs as %s (pid %d)", role, spec, os.getpid())
+        if serve is not None:
+            asyncio.run(_serve(serve, shell, host, directory, arguments.supervised))
+        else:
+            _ready()
+            shell.run(wakeup_fd=0 if arguments.supervised else None)
+    finally:
+        if shell is not None:
+            shell.close()
+        lock.release()
+    return EXIT_OK
+
+
+def _shell(
+    role: Role,
+    host: HostConfig,
+    layer: object,
+    spec: str,
+    tracer: Tracer,
+    context: zmq.Context,
+    directory: Path,
+) -> Shell:
+    generation = random.SystemRandom().getrandbits(63) | 1
+    pipes = {
+        neighbour: Pipe(
+            context,
+            role,
+            neighbour,
+            places.inbox(directory, host.name, role, neighbour),
+            places.inbox(directory, host.name, neighbour, role),
+            generation,
+            bool({(role, neighbour), (neighbour, role)} & LOSSLESS),
+            layer.counters,
+        )
+        for neighbour in neighbours(role)
+    }
+    started = time.monotonic_ns()
+    shell = Shell(layer, pipes, tracer)
+
+    def describe(now: int, topic: str) -> object:
+        return dict(shell.counters()) if topic == "counters" else layer.describe(topic, now)
+
+    def ping(now: int) -> object:
+        return {"implementation": spec, "pid": os.getpid(), "uptime_ns": now - started}
+
+    shell.control = Control(
+        context,
+        places.control_endpoint(directory, host.name, role),
+        {"describe": describe, "ping": ping},
+    )
+    shell.publisher = Publisher(context, places.trace_endpoint(directory, host.name, role))
+    return shell
+
+
+async def _serve(
+    serve: Serve, shell: Shell, host: HostConfig, directory: Path, supervised: bool
+) -> None:
+    """Run the shell and `serve` in this loop until a signal, the end of stdin, or a failure."""
+    loop = asyncio.get_running_loop()
+    work = asyncio.create_task(serve(shell, host, directory, _ready))
+    loop.add_signal_handler(signal.SIGTERM, work.cancel)
+    if supervised:
+        loop.add_reader(0, work.cancel)
+    else:
+        loop.add_signal_handler(signal.SIGINT, work.cancel)
+    shell.attach(loop)
+    try:
+        await work
+    except asyncio.CancelledError:
+        pass  # told to stop
+
+
+def _ready() -> None:
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+
+
+def _lock_path(directory: Path | str, host: str, role: Role) -> Path:
+    return Path(directory) / f"{host}.{role}.lock"

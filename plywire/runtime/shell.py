@@ -1,0 +1,292 @@
+"""The loop round a core: pipes, devices and timers in, outputs out.
+
+The same shell runs in two ways: `run` blocks in a ZeroMQ poll (tcp, ip, link), `attach` hangs it
+into an asyncio loop (app, whose gRPC server lives there). It reads the clock; the core never does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import zmq
+
+from plywire.layer import Layer
+from plywire.messages import Message
+from plywire.roles import WIRE, Role
+from plywire.runtime.observer import Control, Publisher
+from plywire.runtime.pipe import Pipe
+from plywire.trace import IN, OUT, Tracer
+
+MS = 1_000_000
+
+
+class Port(Protocol):
+    """A device of a link: the shell's way to a wire or a TAP."""
+
+    ifindex: int
+    counters: Counter[str]
+
+    def pollable(self) -> zmq.Socket | int:
+        """What to wait on for input."""
+
+    def receive(self) -> list[Message]:
+        """What has arrived, a bounded number; never waits."""
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Put frames out; drops and counts what does not fit; never waits."""
+
+    def deadline(self) -> int | None:
+        """When `expire` is next needed, or None."""
+
+    def expire(self, now: int) -> None:
+        """Run the device's own timers."""
+
+    def close(self) -> None:
+        """Leave."""
+
+
+class Shell:
+    """One layer with its pipes (by neighbour), devices, trace publisher and control socket."""
+
+    def __init__(
+        self,
+        layer: Layer,
+        pipes: Mapping[Role, Pipe],
+        tracer: Tracer,
+        *,
+        ports: Sequence[Port] = (),
+        publisher: Publisher | None = None,
+        control: Control | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.layer = layer
+        self.pipes = dict(pipes)
+        self.tracer = tracer
+        self.ports: dict[int, Port] = {}
+        self.publisher = publisher
+        self.control = control
+        self.clock = clock
+        self._sources = [(pipe.receive, pipe.inbox.socket, role) for role, pipe in pipes.items()]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopping = False
+        for port in ports:
+            self.add_port(port)
+
+    def add_port(self, port: Port) -> None:
+        """Let a device carry the frames of its interface; before the loop starts."""
+        self.ports[port.ifindex] = port
+        self._sources.append((port.receive, port.pollable(), WIRE))
+
+    # --- the blocking way ---
+
+    def run(self, wakeup_fd: int | None = None) -> None:
+        """Work until `stop` is called (from a signal handler) or `wakeup_fd` becomes readable."""
+        poller = zmq.Poller()
+        sources = {}
+        for receive, pollable, role in self._sources:
+            poller.register(pollable, zmq.POLLIN)
+            sources[pollable] = (receive, role)
+        for extra in filter(None, (self.publisher, self.control)):
+            poller.register(extra.socket, zmq.POLLIN)
+            sources[extra.socket] = None
+        if wakeup_fd is not None:
+            poller.register(wakeup_fd, zmq.POLLIN)
+        polled_out: set[Role] = set()
+        self.flush()
+        while not self._stopping:
+            for role, pipe in self.pipes.items():
+                if bool(pipe.waiting) != (role in polled_out):
+                    polled_out ^= {role}
+                    if pipe.waiting:
+                        poller.register(pipe.outlet.socket, zmq.POLLOUT)
+                    else:
+                        poller.unregister(pipe.outlet.socket)
+            for pollable, _ in poller.poll(self._patience()):
+                if pollable == wakeup_fd:
+                    return
+                source = sources.get(pollable, False)
+                if source:
+                    self._feed(*source)
+                elif source is None:
+                    self._serve()
+            for role in polled_out:
+                self.pipes[role].flush()
+            self._expire()
+            self.flush()
+
+    def stop(self) -> None:
+        """Make `run` return after its current turn."""
+        self._stopping = True
+
+    # --- the asyncio way ---
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let `loop` drive this shell from now on."""
+        self._loop = loop
+        for _, pollable, _ in self._sources:
+            loop.add_reader(_descriptor(pollable), self._turn)
+        for pipe in self.pipes.values():
+            loop.add_reader(_descriptor(pipe.outlet.socket), self._turn)
+        for extra in filter(None, (self.publisher, self.control)):
+            loop.add_reader(_descriptor(extra.socket), self._turn)
+        loop.call_soon(self._turn)
+
+    def detach(self) -> None:
+        """Take this shell out of its loop again."""
+        if self._loop is None:
+            return
+        sockets = [pollable for _, pollable, _ in self._sources]
+        sockets += [pipe.outlet.socket for pipe in self.pipes.values()]
+        sockets += [extra.socket for extra in (self.publisher, self.control) if extra is not None]
+        for pollable in sockets:
+            self._loop.remove_reader(_descriptor(pollable))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop = None
+
+    # --- both ---
+
+    def flush(self) -> None:
+        """Send what the core has put out; in asyncio, also set the timer anew.
+
+        Whoever calls an operation of the core calls this afterwards.
+        """
+        outputs = self.layer.outputs()
+        if outputs:
+            tracer = self.tracer
+            groups: dict[Role, list[Message]] = {}
+            for to, message in outputs:
+                if tracer.enabled:
+                    tracer.crossing(OUT, message, to, self.clock())
+                group = groups.get(to)
+                if group is None:
+                    groups[to] = [message]
+                else:
+                    group.append(message)
+            for to, messages in groups.items():
+                if to == WIRE:
+                    self._to_ports(messages)
+                else:
+                    self.pipes[to].send(messages)
+        if self.publisher is not None and self.tracer.enabled:
+            self.publisher.flush()
+        if self._loop is not None:
+            self._arm()
+
+    def neighbours(self) -> dict[Role, bool]:
+        """Which neighbours have said Hello and are connected now."""
+        return {
+            role: pipe.peer_generation is not None and pipe.outlet.writable()
+            for role, pipe in self.pipes.items()
+        }
+
+    def counters(self) -> Counter[str]:
+        """The core's, the pipes' and the devices' together."""
+        total = Counter(self.layer.counters)
+        for port in self.ports.values():
+            total.update(port.counters)
+        if self.publisher is not None:
+            total.update(self.publisher.counters)
+        return total
+
+    def close(self) -> None:
+        """Release pipes, devices and observers."""
+        self.detach()
+        for port in self.ports.values():
+            port.close()
+        for pipe in self.pipes.values():
+            pipe.close()
+        for extra in filter(None, (self.publisher, self.control)):
+            extra.close()
+
+    def _feed(self, receive: Callable[[], list[Message]], role: Role) -> bool:
+        """Hand the core what has arrived at one source; False when there was nothing."""
+        messages = receive()
+        if not messages:
+            return False
+        now = self.clock()
+        take = self.layer.receive
+        tracer = self.tracer
+        for message in messages:
+            if tracer.enabled:
+                tracer.crossing(IN, message, role, self.clock())
+            take(message, role, now)
+        return True
+
+    def _turn(self) -> None:
+        """One round in asyncio. ZeroMQ's descriptors tell of changes only, so all is drained."""
+        busy = True
+        while busy:
+            busy = False
+            for receive, _, role in self._sources:
+                busy |= self._feed(receive, role)
+            for pipe in self.pipes.values():
+                if pipe.waiting:
+                    pipe.flush()
+            self._expire()
+            self.flush()
+        self._serve()
+
+    def _serve(self) -> None:
+        """Look after listeners and questions from outside."""
+        if self.publisher is not None:
+            self.publisher.attend(self.tracer)
+        if self.control is not None:
+            self.control.attend(self.clock())
+
+    def _to_ports(self, messages: Sequence[Message]) -> None:
+        if len(self.ports) == 1:
+            (only,) = self.ports.items()
+            if all(message.ifindex == only[0] for message in messages):
+                only[1].send(messages)
+                return
+        for ifindex, port in self.ports.items():
+            mine = [message for message in messages if message.ifindex == ifindex]
+            if mine:
+                port.send(mine)
+
+    def _expire(self) -> None:
+        deadline = self.layer.deadline()
+        if deadline is not None:
+            now = self.clock()
+            if deadline <= now:
+                self.layer.expire(now)
+        for port in self.ports.values():
+            due = port.deadline()
+            if due is not None and due <= self.clock():
+                port.expire(self.clock())
+
+    def _deadline(self) -> int | None:
+        times = [self.layer.deadline(), *(port.deadline() for port in self.ports.values())]
+        return min((when for when in times if when is not None), default=None)
+
+    def _patience(self) -> int | None:
+        """How long to poll, in ms, rounded up so that a timer is due when the poll returns."""
+        deadline = self._deadline()
+        if deadline is None:
+            return None
+        return max(0, -((self.clock() - deadline) // MS))
+
+    def _arm(self) -> None:
+        deadline = self._deadline()
+        if self._timer is not None:
+            if deadline is not None and self._timer.when() * 1e9 <= deadline:
+                return  # it comes early and is armed again then: cheaper than a new timer each time
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline / 1e9, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._expire()
+        self.flush()
+
+
+def _descriptor(pollable: zmq.Socket | int) -> int:
+    return pollable if isinstance(pollable, int) else pollable.get(zmq.FD)

@@ -1,0 +1,5 @@
+"""The tcp layer as a process."""
+
+from plywire.runtime.process import main
+
+main("tcp")
