@@ -14,9 +14,9 @@ LENGTH_LIMIT = 600
 
 
 def modules(folder: str) -> list[Path]:
-    return sorted(
-        path for path in (ROOT / folder).rglob("*.py") if not path.name.endswith(("_pb2.py", "_pb2_grpc.py"))
-    )  # fmt: skip
+    generated = ("_pb2.py", "_pb2_grpc.py")
+    paths = (ROOT / folder).rglob("*.py")
+    return sorted(path for path in paths if not path.name.endswith(generated))
 
 
 def name(path: Path) -> str:
