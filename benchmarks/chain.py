@@ -1,0 +1,95 @@
+"""The floor: the same hops and sizes through bare ZeroMQ and msgpack, without any protocol.
+
+Run as a process, it is one link of a chain: it takes a message, unpacks it, packs it and passes it on.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgpack
+import zmq
+
+BATCH = 32
+"""Messages in one ZeroMQ message, as many as plywire's packet boundaries put into a batch."""
+WINDOW = 64
+"""Batches under way at most, so that a slow link of the chain is not drowned."""
+
+
+def forward(source: str, sink: str) -> None:
+    """Pass messages on, one hop, for ever."""
+    context = zmq.Context()
+    inbox = context.socket(zmq.PULL)
+    inbox.bind(source)
+    outlet = context.socket(zmq.PUSH)
+    outlet.connect(sink)
+    while True:
+        outlet.send(msgpack.packb(msgpack.unpackb(inbox.recv())))
+
+
+@contextmanager
+def _chain(hops: int) -> Iterator[tuple[zmq.Socket, zmq.Socket]]:
+    """Two sockets with `hops` pipes and hops - 1 processes between them."""
+    with tempfile.TemporaryDirectory(prefix="plywire-bench-") as folder:
+        ends = [f"ipc://{folder}/{index}" for index in range(hops)]
+        context = zmq.Context()
+        last = context.socket(zmq.PULL)
+        last.bind(ends[-1])
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.chain", ends[index], ends[index + 1]]
+            )
+            for index in range(hops - 1)
+        ]
+        first = context.socket(zmq.PUSH)
+        first.connect(ends[0])
+        try:
+            first.send(msgpack.packb([0]))
+            if not last.poll(10_000):
+                raise RuntimeError("the chain did not come up within 10 s")
+            last.recv()
+            yield first, last
+        finally:
+            for process in processes:
+                process.kill()
+            for process in processes:
+                process.wait()
+            context.destroy(0)
+
+
+def hop_latency(hops: int = 12, rounds: int = 2000) -> list[float]:
+    """Seconds that a small message takes through `hops` pipes, for each round, sorted."""
+    message = msgpack.packb([1, 2, 3, b"x" * 40])
+    times = []
+    with _chain(hops) as (first, last):
+        for index in range(rounds + 100):
+            start = time.perf_counter()
+            first.send(message)
+            last.recv()
+            if index >= 100:  # the first ones warm caches
+                times.append(time.perf_counter() - start)
+    return sorted(times)
+
+
+def throughput(hops: int = 8, size: int = 1460, seconds: float = 3.0) -> float:
+    """Bytes a second that `hops` pipes carry in messages of `size`, in batches of BATCH."""
+    batch = msgpack.packb([[32, 1, b"x" * size] for _ in range(BATCH)])
+    with _chain(hops) as (first, last):
+        sent = received = 0
+        start = time.perf_counter()
+        while (now := time.perf_counter()) - start < seconds:
+            while sent - received < WINDOW:
+                first.send(batch)
+                sent += 1
+            last.recv()
+            received += 1
+        return received * BATCH * size / (now - start)
+
+
+if __name__ == "__main__":
+    forward(*sys.argv[1:])
