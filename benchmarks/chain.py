@@ -1,6 +1,6 @@
 """The floor: the same hops and sizes through bare ZeroMQ and msgpack, without any protocol.
 
-Run as a process, it is one link of a chain: it takes a message, unpacks it, packs it and passes it on.
+Run as a process, it is one link of a chain: it unpacks each message, packs it and passes it on.
 """
 
 from __future__ import annotations
