@@ -302,7 +302,7 @@ def _numbers(table: _Table, default: Any) -> Any:
             changes[item.name] = table.flag(item.name, old)
         elif isinstance(old, str):
             changes[item.name] = table.text(item.name, old)
-        elif item.name in _TIMES:
+        elif item.name in TIMES:
             changes[item.name] = table.seconds(item.name)
         else:
             changes[item.name] = table.number(item.name, old)
@@ -312,7 +312,7 @@ def _numbers(table: _Table, default: Any) -> Any:
     return replace(default, **changes)
 
 
-_TIMES = frozenset(
+TIMES = frozenset(
     {
         "rto_initial", "rto_min", "rto_max", "delayed_ack", "time_wait", "fin_wait_2",
         "keepalive_time", "keepalive_interval", "reassembly_timeout", "arp_retry", "arp_lifetime",
