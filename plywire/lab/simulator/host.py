@@ -175,8 +175,8 @@ class Host:
         return self._call("poll", list(items), timeout=timeout)
 
     def cancel(self, call: Call) -> None:
-        """Give up a pending call: it is never answered, and takes nothing with it."""
-        if isinstance(call, _Operation) and call in self._pending:
+        """Give up a pending call: it is not answered any more, and takes nothing with it."""
+        if isinstance(call, _Operation) and call in self._pending and not call.inner.done:
             del self._pending[call]
             self.nodes[APP].layer.cancel(call.inner)
             self.nodes[APP].flush()
