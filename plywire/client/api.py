@@ -1,0 +1,109 @@
+"""The connection to the API of one host: its channel, its session, and how a call is made.
+
+A session owns this program's sockets. Its stream stays open for as long as the program lives, so
+that the sockets of a program that died are closed. When the stream ends, the sockets are gone, and
+their numbers may soon mean other sockets: from then on no call with one of them leaves this file.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import Any
+
+import grpc
+
+from plywire.client.errors import ApiDown, from_rpc, is_lost, os_error
+from plywire.rpc import socket_pb2 as pb
+from plywire.rpc.socket_pb2_grpc import SocketServiceStub
+
+PATIENCE = 30.0
+"""Seconds that the API may take on top of the time the call itself asks for."""
+
+_PAUSES = (0.05, 0.1, 0.2, 0.4)  # before each retry, in seconds
+
+_CHANNEL = (
+    ("grpc.use_local_subchannel_pool", 1),  # a connection of our own, not one shared by target
+    ("grpc.enable_http_proxy", 0),  # http_proxy is about the web, not about this
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_receive_message_length", 4 << 20),
+)
+
+
+class Api:
+    """A channel to one API. Threads may share it."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._channel = grpc.insecure_channel(target, options=_CHANNEL)
+        self.stub = SocketServiceStub(self._channel)
+        self._closed = threading.Event()
+
+    def open_session(self) -> Session:
+        """A new session. ApiDown when the API does not answer."""
+        stream = self.stub.OpenSession(pb.OpenSessionRequest())
+        try:
+            first = next(stream)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.target) from None
+        except StopIteration:
+            raise ApiDown(f"the API at {self.target} refused a session") from None
+        return Session(self, stream, first.session, first.host)
+
+    def call(
+        self,
+        method: Any,
+        request: Any,
+        *,
+        wait: float | None = 0.0,
+        retry: bool = True,
+        session: Session | None = None,
+    ) -> Any:
+        """Make one call and return its response.
+
+        method: a callable of `stub`; wait: the seconds that the API may block because it was asked
+        to, None for ever; retry: whether the call may be repeated when its reply is lost; session:
+        the one whose socket the request names. Raises what `socket` would raise.
+        """
+        deadline = None if wait is None else wait + PATIENCE
+        attempt = 0
+        while True:
+            if session is not None and session.ended:
+                raise ApiDown(f"the API at {self.target} went away, and this socket with it")
+            try:
+                return method(request, timeout=deadline)
+            except grpc.RpcError as error:
+                if not (retry and is_lost(error) and attempt < len(_PAUSES)):
+                    raise from_rpc(error, self.target) from None
+            except ValueError:  # the channel was closed
+                raise os_error(errno.EBADF, f"the stack at {self.target} is closed") from None
+            # The end of a session arrives by another thread: give it the time to be noticed.
+            if self._closed.wait(_PAUSES[attempt]):
+                raise os_error(errno.EBADF, f"the stack at {self.target} is closed")
+            attempt += 1
+
+    def close(self) -> None:
+        """Close the channel; calls under way fail."""
+        self._closed.set()
+        self._channel.close()
+
+
+class Session:
+    """The owner of this program's sockets in the API."""
+
+    def __init__(self, api: Api, stream: Any, name: str, host: str) -> None:
+        self.name = name
+        self.host = host
+        self.ended = False
+        self._stream = stream
+        if not stream.add_callback(self._end):
+            self._end()
+
+    def close(self) -> None:
+        """Leave: the API closes the sockets."""
+        self.ended = True
+        self._stream.cancel()
+
+    def _end(self) -> None:
+        self.ended = True

@@ -1,0 +1,61 @@
+"""Socket options: from the numbers that programs use to the names of the API, and back."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+from plywire.client.errors import os_error
+
+_LINGER = struct.Struct("ii")
+_INT = struct.Struct("i")
+
+_NAMES: dict[tuple[int, int], str] = {
+    (socket.SOL_SOCKET if name.startswith("SO_") else socket.IPPROTO_TCP, number): name
+    for name in (
+        "SO_REUSEADDR", "SO_KEEPALIVE", "SO_LINGER", "SO_SNDBUF", "SO_RCVBUF", "SO_ERROR",
+        "SO_TYPE", "SO_ACCEPTCONN", "SO_DOMAIN", "SO_PROTOCOL", "SO_OOBINLINE", "TCP_NODELAY",
+        "TCP_CORK", "TCP_MAXSEG", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_SYNCNT",
+        "TCP_QUICKACK", "TCP_USER_TIMEOUT", "TCP_LINGER2",
+    )
+    if (number := getattr(socket, name, None)) is not None
+}  # fmt: skip
+
+
+def name_of(level: int, option: int) -> str:
+    """The API's name of an option. ENOPROTOOPT when it has none."""
+    try:
+        return _NAMES[level, option]
+    except KeyError:
+        raise os_error(
+            errno.ENOPROTOOPT, f"option {option} of level {level} is not one of plywire's"
+        ) from None
+
+
+def encode(name: str, value: int | bytes) -> int:
+    """The API's value for what a program gave to setsockopt.
+
+    SO_LINGER is struct linger there (two ints) and -1 or seconds here. EINVAL when too short.
+    """
+    if name == "SO_LINGER":
+        if isinstance(value, int) or len(value) < _LINGER.size:
+            raise os_error(errno.EINVAL)
+        on, seconds = _LINGER.unpack_from(value)
+        return max(seconds, 0) if on else -1
+    if isinstance(value, int):
+        return value
+    if len(value) < _INT.size:
+        raise os_error(errno.EINVAL)
+    return _INT.unpack_from(value)[0]
+
+
+def decode(name: str, value: int, length: int) -> int | bytes:
+    """What getsockopt returns: an int for length 0, else at most that many bytes."""
+    linger = name == "SO_LINGER"
+    packed = _LINGER.pack(value >= 0, max(value, 0)) if linger else _INT.pack(value)
+    if length == 0:
+        return _INT.unpack_from(packed)[0]
+    if not 0 < length <= 1024:
+        raise OSError("getsockopt buflen out of range")
+    return packed[:length]
