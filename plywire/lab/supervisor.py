@@ -7,7 +7,6 @@ the supervisor. Nothing is polled, so an idle lab costs nothing here.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import selectors
@@ -28,7 +27,7 @@ from plywire.lab.dump import dump_lab
 from plywire.lab.rundir import Claim, LabError
 from plywire.roles import LAYERS, Role, neighbours
 from plywire.runtime import config as places
-from plywire.runtime.logs import LogFile
+from plywire.runtime.logs import LogFile, tail
 
 UP, STARTING, DOWN = "up", "starting", "down"
 
@@ -41,7 +40,8 @@ _BACKOFF = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 HEALTHY = 10.0
 """Seconds up after which a layer's next restart is immediate again."""
 
-log = logging.getLogger(__name__)
+LogListener = Callable[[str, Role, str], None]
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT")
 
 
 class LayerStatus(NamedTuple):
@@ -61,8 +61,9 @@ class Lab:
 
     config: what to run (the default lab when absent). directory: the run directory; when absent a
     temporary one that goes with the lab. commands: what starts a role instead of
-    `python -m services.<role>`; the arguments of a layer are added. A layer dies with the process
-    that holds its Lab, however that ends. Methods may be called from any thread.
+    `python -m services.<role>`; the arguments of a layer are added. on_failure: called, in the
+    supervisor's thread, when that ends by a bug. A layer dies with the process that holds its Lab,
+    however that ends. Methods may be called from any thread.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class Lab:
         config: LabConfig | None = None,
         directory: Path | str | None = None,
         commands: Mapping[Role, list[str]] | None = None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config or places.load_lab()
         self._temporary = directory is None
         self.directory = Path(directory or tempfile.mkdtemp(prefix="plywire-")).absolute()
         self._commands = dict(commands or {})
+        self._on_failure = on_failure
         self._layers = {
             (host, role): _Layer(host, role, item.implementations.get(role))
             for host, item in self.config.hosts.items()
@@ -84,7 +87,7 @@ class Lab:
             places.api_path(self.directory, host)
             for neighbour in neighbours(role):
                 places.inbox(self.directory, host, role, neighbour)
-        self._listeners: list[Callable[[str, Role, str], None]] = []
+        self._listeners: list[LogListener] = []
         self._changed = threading.Condition()
         self._selector = selectors.DefaultSelector()
         self._wake_read = self._wake_write = -1
@@ -139,10 +142,6 @@ class Lab:
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def join(self) -> None:
-        """Wait until the lab has ended."""
-        self._ended.wait()
-
     def target(self, host: str) -> str:
         """The gRPC target of a host's socket API. Raises LabError for an unknown host."""
         if host not in self.config.hosts:
@@ -168,13 +167,30 @@ class Lab:
         with self._changed:
             return self._changed.wait_for(lambda: condition(self), timeout)
 
-    def on_log(self, listener: Callable[[str, Role, str], None]) -> Callable[[], None]:
-        """Call `listener(host, role, line)` for each line to come, in the supervisor's thread.
+    def read_logs(
+        self, wanted: Callable[[str, Role], bool], lines: int, listener: LogListener | None = None
+    ) -> tuple[list[tuple[str, Role, str]], Callable[[], None]]:
+        """The last lines of each wanted layer as (host, role, line), in the order of their times.
 
-        Returns what ends that.
+        listener: called as `listener(host, role, line)` for each line to come of any layer, in the
+        supervisor's thread. The function that is returned ends that.
         """
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        found: list[tuple[str, str, Role, str]] = []
+        with self._changed:  # no line is written meanwhile, so none is missed or told twice
+            for host, role in filter(lambda key: wanted(*key), self._layers):
+                when = ""
+                for line in tail(places.log_path(self.directory, host, role), lines):
+                    when = line[:23] if _STAMP.match(line) else when
+                    found.append((when, host, role, line))
+            if listener is not None:
+                self._listeners.append(listener)
+        found.sort(key=lambda item: item[0])
+
+        def leave() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return [item[1:] for item in found], leave
 
     # --- the supervisor's thread ---
 
@@ -189,12 +205,15 @@ class Lab:
                 with self._changed:
                     self._run_due()
         finally:
+            failed = not self._stopping
             self._end_all()
             self._selector.close()
             os.close(self._wake_read)
             self._ended.set()
             with self._changed:
                 self._changed.notify_all()
+            if failed:
+                self._on_failure()
 
     def _turn(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout):

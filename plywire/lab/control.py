@@ -1,0 +1,139 @@
+"""The client of a lab's control service, for the command line and for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+import grpc
+
+from plywire.lab.rundir import LabError, labs_up, supervisor_of
+from plywire.rpc import control_pb2 as pb
+from plywire.rpc import control_pb2_grpc
+from plywire.runtime import config as places
+from plywire.trace import Event
+
+_ANSWER_LIMIT = 5.0
+_END_LIMIT = 15.0
+
+
+class NoLab(LabError):
+    """No lab is up where one was looked for."""
+
+
+class LabClient:
+    """A connection to the control service of the lab in a run directory.
+
+    A context manager. Methods raise LabError, with a text for people.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self.channel = grpc.insecure_channel(places.lab_target(directory))
+        self.stub = control_pb2_grpc.LabServiceStub(self.channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.channel.close()
+
+    def status(self) -> pb.GetStatusResponse:
+        """Everything that runs."""
+        with _refusals():
+            return self.stub.GetStatus(pb.GetStatusRequest(), timeout=_ANSWER_LIMIT)
+
+    def describe(self, host: str, layer: str, topic: str) -> object:
+        """A layer's view for people: lists and dicts."""
+        request = pb.DescribeRequest(host=host, layer=layer, topic=topic)
+        with _refusals():
+            return json.loads(self.stub.Describe(request, timeout=_ANSWER_LIMIT).json)
+
+    def logs(
+        self, host: str = "", layer: str = "", lines: int = 0, follow: bool = False
+    ) -> Iterator[pb.LogLine]:
+        """Log lines; with follow without end."""
+        request = pb.ReadLogsRequest(host=host, layer=layer, lines=lines, follow=follow)
+        with _refusals():
+            yield from self.stub.ReadLogs(request)
+
+    def trace(self, trace: int = 0) -> Iterator[Event]:
+        """The events that the lab kept of one trace id (0: all), in the order of time."""
+        with _refusals():
+            for response in self.stub.ReadTrace(pb.ReadTraceRequest(trace=trace)):
+                yield from_proto(response.event)
+
+    def shutdown(self) -> int:
+        """End the lab and wait until it is gone. Returns the pid that it had."""
+        pid = self.status().pid
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return pid
+        try:
+            with _refusals():
+                self.stub.Shutdown(pb.ShutdownRequest(), timeout=_ANSWER_LIMIT)
+            if not select.select([pidfd], [], [], _END_LIMIT)[0]:
+                raise LabError(f"the lab does not end (pid {pid}): kill -9 {pid}")
+        finally:
+            os.close(pidfd)
+        return pid
+
+
+def find_lab(lab: str) -> LabClient:
+    """The control service of a lab by its name. Raises NoLab when it is not up."""
+    directory = places.run_dir(lab)
+    pid = supervisor_of(directory)
+    if pid is None:
+        others = labs_up(lab)
+        hint = f"up are: {', '.join(others)} (plywire --lab NAME)" if others else "`plywire up`"
+        raise NoLab(f"no lab {lab!r} is up in {directory}: {hint}")
+    if not (directory / "control.sock").exists():
+        raise LabError(
+            f"the lab in {directory} (pid {pid}) has no control service: it is starting,"
+            f" or part of a program; try again, or end process {pid}"
+        )
+    return LabClient(directory)
+
+
+def from_proto(message: pb.Event) -> Event:
+    """An event as it was traced; numbers among its fields are numbers again."""
+    return Event(
+        message.host,
+        message.layer,
+        message.time,
+        message.trace,
+        message.what,
+        message.boundary,
+        message.direction,
+        message.subject,
+        _numbers(message.fields),
+        message.packet,
+        _numbers(message.before),
+        _numbers(message.after),
+    )
+
+
+def _numbers(fields: Mapping[str, str]) -> dict[str, int | str]:
+    return {
+        key: int(value) if value.removeprefix("-").isdecimal() else value
+        for key, value in fields.items()
+    }
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What gRPC raises, as a LabError for people."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            raise LabError("the lab has ended, or its supervisor does not answer") from None
+        if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise LabError("the lab's supervisor does not answer in time") from None
+        raise LabError(error.details()) from None

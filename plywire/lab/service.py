@@ -1,0 +1,238 @@
+"""The control service of a lab: `proto/plywire/control/v1/control.proto` over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from ipaddress import IPv4Address
+from typing import NoReturn, Self
+
+import grpc
+
+from plywire.lab.observation import Hub
+from plywire.lab.rundir import LabError
+from plywire.lab.supervisor import Lab
+from plywire.roles import LAYERS
+from plywire.rpc import control_pb2 as pb
+from plywire.rpc import control_pb2_grpc
+from plywire.runtime import config as places
+from plywire.runtime.observer import ask
+from plywire.trace import Event
+
+LINES = 100
+"""Log lines of each layer when nobody says how many."""
+_LINES_QUEUED = 10_000
+_ASK_LIMIT = 3.0
+
+
+async def serve(lab: Lab, stopping: asyncio.Event, ready: Callable[[], None]) -> None:
+    """Serve a lab that is up on `control.sock` in its run directory until `stopping` is set.
+
+    `ready()` is called when the service can be reached.
+    """
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=256)
+    servicer = LabServicer(lab, stopping)
+    control_pb2_grpc.add_LabServiceServicer_to_server(servicer, server)
+    server.add_insecure_port(places.lab_target(lab.directory))
+    await server.start()
+    ready()
+    await stopping.wait()
+    await server.stop(0.2)
+
+
+class Service:
+    """The control service of a lab in this process, in a thread of its own.
+
+    A context manager: `with Lab() as lab, Service(lab) as service: ... service.target`.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self.target = places.lab_target(lab.directory)
+        self._lab = lab
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="lab service", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            raise LabError(f"the control service cannot start: {self._error}") from self._error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except Exception as error:  # told to whoever waits for the start
+            self._error = error
+        finally:
+            self._ready.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        await serve(self._lab, self._stopping, self._ready.set)
+
+
+class LabServicer(control_pb2_grpc.LabServiceServicer):
+    """The RPCs of LabService. `stopping` is set when a client asks for the lab's end."""
+
+    def __init__(self, lab: Lab, stopping: asyncio.Event) -> None:
+        self._lab = lab
+        self._stopping = stopping
+        self._started = time.monotonic()
+        self._hub = Hub(
+            {
+                f"{host}.{role}": places.trace_endpoint(lab.directory, host, role)
+                for host in lab.config.hosts
+                for role in LAYERS
+            }
+        )
+
+    async def GetStatus(self, request, context) -> pb.GetStatusResponse:  # noqa: N802
+        """Who runs, where, since when."""
+        lab = self._lab
+        layers: dict[str, list[pb.Layer]] = {host: [] for host in lab.config.hosts}
+        for layer in lab.status():
+            fields = layer._asdict()
+            layers[fields.pop("host")].append(pb.Layer(**fields))
+        hosts = [
+            pb.Host(
+                name=name,
+                addresses=[
+                    f"{IPv4Address(interface.address)}/{interface.prefix_length}"
+                    for interface in host.interfaces
+                ],
+                api=lab.target(name),
+                layers=layers[name],
+            )
+            for name, host in lab.config.hosts.items()
+        ]
+        return pb.GetStatusResponse(
+            lab=lab.config.name,
+            run_dir=str(lab.directory),
+            pid=os.getpid(),
+            uptime=time.monotonic() - self._started,
+            hosts=hosts,
+        )
+
+    async def Describe(self, request, context) -> pb.DescribeResponse:  # noqa: N802
+        """Ask a layer."""
+        await self._check(context, request.host, request.layer, everything=False)
+        name = f"{request.host}.{request.layer}"
+        where = places.control_endpoint(self._lab.directory, request.host, request.layer)
+        try:
+            answer = await asyncio.to_thread(
+                ask, where, "describe", request.topic, timeout=_ASK_LIMIT
+            )
+        except TimeoutError:
+            state = self._lab.layer(request.host, request.layer).state
+            await _refuse(
+                context,
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"{name} does not answer (it is {state}); see `plywire logs {name}`",
+            )
+        except ValueError as error:
+            await _refuse(
+                context,
+                grpc.StatusCode.NOT_FOUND,
+                f"{name} does not describe {request.topic!r} ({error})",
+            )
+        return pb.DescribeResponse(json=json.dumps(answer, default=_text))
+
+    async def Observe(self, request, context) -> AsyncIterator[pb.ObserveResponse]:  # noqa: N802
+        """Everything that crosses a boundary, from `ready` on."""
+        for host in request.hosts:
+            await self._check(context, host)
+        observer = self._hub.observe(request.hosts)
+        try:
+            await observer.ready.wait()
+            yield pb.ObserveResponse(ready=True)
+            while True:
+                dropped, events = await observer.next()
+                if dropped:
+                    yield pb.ObserveResponse(dropped=dropped)
+                for event in events:
+                    yield to_proto(event)
+        finally:
+            self._hub.leave(observer)
+
+    async def ReadTrace(self, request, context) -> AsyncIterator[pb.ObserveResponse]:  # noqa: N802
+        """Events that were seen by an observer lately."""
+        for event in self._hub.find(lambda event: request.trace in (0, event.trace)):
+            yield to_proto(event)
+
+    async def ReadLogs(self, request, context) -> AsyncIterator[pb.LogLine]:  # noqa: N802
+        """The last lines of each layer in the order of their times, and those to come."""
+        await self._check(context, request.host, request.layer)
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue(_LINES_QUEUED)
+
+        def wanted(host: str, role: str) -> bool:
+            return request.host in ("", host) and request.layer in ("", role)
+
+        def put(line: tuple[str, str, str]) -> None:
+            if not queue.full():  # the files have what a reader this slow misses
+                queue.put_nowait(line)
+
+        def listen(host: str, role: str, line: str) -> None:
+            if wanted(host, role):
+                loop.call_soon_threadsafe(put, (host, role, line))
+
+        listener = listen if request.follow else None
+        lines, leave = await asyncio.to_thread(
+            self._lab.read_logs, wanted, request.lines or LINES, listener
+        )
+        try:
+            for host, role, line in lines:
+                yield pb.LogLine(host=host, layer=role, text=line)
+            while request.follow:
+                host, role, line = await queue.get()
+                yield pb.LogLine(host=host, layer=role, text=line)
+        finally:
+            leave()
+
+    async def Shutdown(self, request, context) -> pb.ShutdownResponse:  # noqa: N802
+        """End the lab once this is answered."""
+        asyncio.get_running_loop().call_soon(self._stopping.set)
+        return pb.ShutdownResponse()
+
+    async def _check(self, context, host: str, layer: str = "", *, everything: bool = True) -> None:
+        """Refuse a host or layer that the lab does not have; "" stands for all of them."""
+        hosts = self._lab.config.hosts
+        if host not in hosts and not (everything and not host):
+            reason = f"no host {host!r} in this lab; there are {', '.join(hosts)}"
+            await _refuse(context, grpc.StatusCode.NOT_FOUND, reason)
+        if layer not in LAYERS and not (everything and not layer):
+            reason = f"no layer {layer!r}; there are {', '.join(LAYERS)}"
+            await _refuse(context, grpc.StatusCode.NOT_FOUND, reason)
+
+
+def to_proto(event: Event) -> pb.ObserveResponse:
+    """An event as the service sends it: the fields of mixed type as text."""
+    values = event._asdict()
+    for name in ("fields", "before", "after"):
+        values[name] = {str(key): str(value) for key, value in values[name].items()}
+    return pb.ObserveResponse(event=pb.Event(**values))
+
+
+def _text(value: object) -> str:
+    """What JSON has no word for: an address is dotted, other bytes are hex."""
+    if isinstance(value, bytes):
+        return str(IPv4Address(value)) if len(value) == 4 else value.hex(":")
+    return str(value)
+
+
+async def _refuse(context, code: grpc.StatusCode, reason: str) -> NoReturn:
+    await context.abort(code, reason)
