@@ -72,10 +72,8 @@ class LinkConfig:
     arp_lifetime: int = 60 * SECOND  # then the entry is confirmed again before it is dropped
     arp_queue: int = 64  # packets waiting for one neighbour
     arp_entries: int = 1024
-    arp_announce: int = 2  # announcements of the own address at the start, 2 s apart (RFC 5227 2.3)
-    arp_probe: bool = (
-        False  # ask first whether the address is taken, use it only then (RFC 5227 2.1)
-    )
+    arp_announce: int = 2  # announcements of the own address at the start (RFC 5227 2.3)
+    arp_probe: bool = False  # use the address only after probes for it (RFC 5227 2.1)
 
 
 @dataclass(frozen=True)

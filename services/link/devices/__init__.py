@@ -1,0 +1,48 @@
+"""Devices: how an interface's frames leave the process. A new one is a line in `DEVICES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plywire.config import HostConfig, InterfaceConfig
+from services.link.devices import tap, wire
+
+if TYPE_CHECKING:
+    import zmq
+
+    from plywire.runtime.shell import Port
+
+DeviceFactory = Callable[
+    [HostConfig, InterfaceConfig, "zmq.Context", "Path | str", Sequence[str]], "Port"
+]
+"""`factory(host, interface, context, directory, peers)`; directory: the run directory; peers:
+endpoints of the other stations on the interface's wire."""
+
+DEVICES: dict[str, DeviceFactory] = {"wire": wire.create, "tap": tap.create}
+"""Devices by the name that a lab file gives (`device = "tap"`)."""
+
+
+def open_ports(
+    host: HostConfig,
+    context: zmq.Context,
+    directory: Path | str,
+    peers: Mapping[str, Sequence[str]],
+) -> list[Port]:
+    """The devices of all interfaces of `host`, each a Port with its `ifindex`.
+
+    peers: for each interface, by name, the endpoints of the other stations on its wire. Raises
+    ConfigError when a device cannot be opened; those opened before it are closed again.
+    """
+    ports: list[Port] = []
+    try:
+        for interface in host.interfaces:
+            others = peers.get(interface.name, ())
+            factory = DEVICES[interface.device]
+            ports.append(factory(host, interface, context, directory, others))
+    except BaseException:
+        for port in ports:
+            port.close()
+        raise
+    return ports

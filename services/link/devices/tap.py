@@ -1,0 +1,123 @@
+"""A Linux TAP interface: frames to and from the kernel's own stack, or a bridge."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plywire.config import HostConfig, InterfaceConfig
+from plywire.errors import ConfigError
+from plywire.messages import MAX_FRAME, Frame, Message
+
+if TYPE_CHECKING:
+    import zmq
+
+FRAMES_PER_TURN = 64
+
+_DEVICE = "/dev/net/tun"
+_TUNSETIFF = 0x400454CA
+_IFF_TAP = 0x0002
+_IFF_NO_PI = 0x1000
+
+
+class TapPort:
+    """An open TAP. It makes the kernel's interface when there is none of that name.
+
+    A frame from the kernel gets a trace id of its own, so that what it causes can be followed;
+    its sent_at is 0, for nobody knows. The kernel's side is the administrator's to set up
+    (`ip link set tap0 up`, an address): until it is up, frames to it are dropped and counted.
+    """
+
+    def __init__(self, ifindex: int, name: str, where: str = "tap") -> None:
+        self.ifindex = ifindex
+        self.name = name
+        self.counters: Counter[str] = Counter()
+        self._trace = random.SystemRandom().getrandbits(48)
+        self._fd = _open(name, where)
+
+    def pollable(self) -> int:
+        """The file descriptor."""
+        return self._fd
+
+    def receive(self) -> list[Message]:
+        """Up to FRAMES_PER_TURN frames; never waits."""
+        messages: list[Message] = []
+        try:
+            for _ in range(FRAMES_PER_TURN):
+                frame = os.read(self._fd, MAX_FRAME)
+                self._trace += 1
+                messages.append(Frame(self._trace, self.ifindex, 0, frame))
+        except BlockingIOError:
+            pass  # that was all
+        return messages
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Write frames; what the kernel does not take is counted as `drop_tap_<errno name>`."""
+        write = os.write
+        for message in messages:
+            try:
+                write(self._fd, message.frame)
+            except OSError as error:
+                self.counters[f"drop_tap_{errno.errorcode.get(error.errno, 'error').lower()}"] += 1
+
+    def deadline(self) -> int | None:
+        """None: a TAP has no timers."""
+        return None
+
+    def expire(self, now: int) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Let go of the interface; one that was made by the opening goes away."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def create(
+    host: HostConfig,
+    interface: InterfaceConfig,
+    context: zmq.Context,
+    directory: Path | str,
+    peers: Sequence[str],
+) -> TapPort:
+    """The TAP that the interface names. Raises ConfigError with a remedy."""
+    return TapPort(interface.ifindex, interface.tap, f"hosts.{host.name}.{interface.name}.tap")
+
+
+def _open(name: str, where: str) -> int:
+    encoded = os.fsencode(name)
+    if not 1 <= len(encoded) <= 15 or b"/" in encoded or b"%" in encoded:
+        raise ConfigError(where, f"{name!r} is not a name for an interface, 1 to 15 characters")
+    try:
+        fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(where, _remedy(error, name)) from None
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", encoded, _IFF_TAP | _IFF_NO_PI))
+    except OSError as error:
+        os.close(fd)
+        raise ConfigError(where, _remedy(error, name)) from None
+    return fd
+
+
+def _remedy(error: OSError, name: str) -> str:
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return f"there is no {_DEVICE} here: modprobe tun, or give the container that device"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return (
+            f"may not open {name}: run as root (CAP_NET_ADMIN), or let root make it for you with"
+            f" `ip tuntap add {name} mode tap user {os.geteuid()}`"
+        )
+    if error.errno == errno.EBUSY:
+        return f"{name} is in use by another process"
+    if error.errno == errno.EINVAL:
+        return f"{name} is there already, and is not a TAP (`ip -d link show {name}`)"
+    return f"cannot open {name}: {error.strerror}"

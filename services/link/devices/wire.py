@@ -1,0 +1,324 @@
+"""The lab's wire: a shared segment without a process of its own, a full mesh of its stations.
+
+Each station binds an inbox and connects to that of every other. It asks to be let in with Join at
+the endpoints it was told; whoever hears that connects back, answers with Members (its own row
+first, and the Join's trace id) and tells the others; whoever is told says its own name to the
+newcomer. So a station may come, go and come back in any order, and one that is not plywire may
+join by the same three messages.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import zmq
+
+from plywire.config import MS, SECOND, HostConfig, InterfaceConfig
+from plywire.errors import ConfigError
+from plywire.messages import Frame, Join, Leave, Members, Message
+from plywire.runtime.config import IPC_PATH_MAX, wire_endpoint
+from plywire.runtime.pipe import PACKETS_PER_BATCH, Inbox, Outlet
+
+NAME_MAX = 64
+ENDPOINT_MAX = 255
+MAX_STATIONS = 256
+"""Other stations that one station knows at most."""
+RETRY_FIRST = 10 * MS
+RETRY_MAX = 2 * SECOND
+LEAVE_LINGER_MS = 50
+
+_TCP = re.compile(r"tcp://([^/\s:*]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
+
+
+class Station:
+    """Another station, under its endpoint. It has a name, and gets frames, once it is known."""
+
+    __slots__ = ("configured", "due", "endpoint", "name", "outlet", "owed", "retry")
+
+    def __init__(self, endpoint: str, outlet: Outlet, configured: bool) -> None:
+        self.endpoint = endpoint
+        self.outlet = outlet
+        self.configured = configured
+        self.name = ""
+        self.owed: dict[type, Message] = {}  # Join or Members still to be said, by class
+        self.due: int | None = None  # when to say it
+        self.retry = RETRY_FIRST
+
+    def owe(self, message: Message) -> None:
+        """Say this as soon as the station can be reached."""
+        self.owed[type(message)] = message
+        self.due = 0
+        self.retry = RETRY_FIRST
+
+    def settle(self, kind: type) -> None:
+        """What was owed need not be said any more."""
+        self.owed.pop(kind, None)
+        if not self.owed:
+            self.due = None
+
+
+class WirePort:
+    """One interface's place on a wire.
+
+    name: of this station (`h1.eth0`), unique on the wire; listen: where the inbox is bound;
+    endpoint: under which the others reach it; peers: endpoints to join at.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context,
+        ifindex: int,
+        name: str,
+        listen: str,
+        endpoint: str,
+        peers: Sequence[str],
+    ) -> None:
+        self.ifindex = ifindex
+        self.name = name
+        self.endpoint = endpoint
+        self.counters: Counter[str] = Counter()
+        self.stations: dict[str, Station] = {}
+        self._context = context
+        self._asked = 0  # Joins that want an answer; each has its number as trace id
+        self._inbox = Inbox(context, listen, self.counters)
+        for peer in peers:
+            station = self._meet(peer, configured=True)
+            if station is not None:
+                self._ask(station)
+
+    def pollable(self) -> zmq.Socket:
+        """The inbox."""
+        return self._inbox.socket
+
+    def receive(self) -> list[Message]:
+        """Frames that have arrived, with this interface's ifindex; the mesh is seen to here."""
+        frames: list[Message] = []
+        ifindex = self.ifindex
+        for message in self._inbox.receive():
+            kind = type(message)
+            if kind is Frame:
+                trace, _, sent_at, frame = message
+                frames.append(Frame(trace, ifindex, sent_at, frame))
+            elif kind is Join:
+                self._on_join(message)
+            elif kind is Members:
+                self._on_members(message)
+            elif kind is Leave:
+                self._on_leave(message)
+            else:
+                self.counters["drop_wire_unexpected_message"] += 1
+        return frames
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Frames to every station; what one cannot take now is dropped for it, and counted."""
+        for start in range(0, len(messages), PACKETS_PER_BATCH):
+            batch = messages[start : start + PACKETS_PER_BATCH]
+            for station in self.stations.values():
+                if station.name and not station.outlet.send(batch):
+                    self.counters["drop_wire_station_away_or_full"] += len(batch)
+
+    def deadline(self) -> int | None:
+        """When something is to be said (again); None once every station has answered."""
+        times = [station.due for station in self.stations.values() if station.due is not None]
+        return min(times) if times else None
+
+    def expire(self, now: int) -> None:
+        """Say what is owed to the stations whose time has come."""
+        for station in self.stations.values():
+            if station.due is not None and station.due <= now:
+                self._tell(station, now)
+
+    def close(self) -> None:
+        """Say goodbye and let go of the endpoint."""
+        goodbye = [Leave(0, self.name)]
+        for station in self.stations.values():
+            station.outlet.send(goodbye)
+            station.outlet.close(LEAVE_LINGER_MS)
+        self.stations.clear()
+        self._inbox.close()
+
+    # --- the mesh ---
+
+    def _on_join(self, join: Join) -> None:
+        if join.name == self.name or join.endpoint == self.endpoint:
+            self.counters["drop_wire_name_taken"] += 1
+            return
+        known = self.stations.get(join.endpoint)
+        news = known is None or known.name != join.name
+        station = known or self._meet(join.endpoint)
+        if station is None:
+            return
+        self._introduced(station, join.name)
+        if join.relay:
+            station.owe(Members(join.trace, self._rows()))
+            if news:
+                self._spread(station)
+        elif news and Join not in station.owed:
+            station.owe(self._join())
+
+    def _on_members(self, members: Members) -> None:
+        if not members.rows:
+            self.counters["drop_wire_no_members"] += 1
+            return
+        (name, endpoint), *others = members.rows
+        if name == self.name or endpoint == self.endpoint:
+            self.counters["drop_wire_name_taken"] += 1
+            return
+        asked = self._asked_by(members.trace)
+        sender = self.stations.get(endpoint)
+        if asked is not None and asked.endpoint != endpoint:
+            # It was asked under another endpoint than the one it gives out, which is what counts:
+            # under two it would get each frame twice.
+            self._forget(asked)
+            sender = sender or self._meet(endpoint, asked.configured)
+        if sender is not None:
+            news = sender.name != name
+            self._introduced(sender, name)
+            sender.settle(Join)
+            if news:
+                self._spread(sender)
+        for other_name, other in others:  # hearsay: it adds stations, and moves none
+            if other_name == self.name or other in self.stations or self._named(other_name):
+                continue
+            station = self._meet(other)
+            if station is not None:
+                station.name = other_name
+                station.owe(self._join())
+
+    def _on_leave(self, leave: Leave) -> None:
+        station = self._named(leave.name)
+        if station is None:
+            return
+        if station.configured:
+            station.name = ""
+            self._ask(station)
+        else:
+            self._forget(station)
+
+    def _introduced(self, station: Station, name: str) -> None:
+        """A station is known by name, and gets frames from now on.
+
+        A name that was elsewhere has moved: a station that was restarted replaces itself.
+        """
+        namesake = self._named(name)
+        if namesake is not None and namesake is not station:
+            self._forget(namesake)
+        station.name = name
+
+    def _spread(self, news: Station) -> None:
+        """Tell the others of a station. Whoever cannot be told now hears from it, or of it."""
+        told = [Join(0, news.name, news.endpoint, 0)]
+        for station in self.stations.values():
+            if station.name and station is not news:
+                station.outlet.send(told)
+
+    def _tell(self, station: Station, now: int) -> None:
+        """Try to say what is owed; a Join that asks for an answer is owed until that comes."""
+        if station.outlet.send(list(station.owed.values())):
+            join = station.owed.get(Join)
+            station.owed = {Join: join} if join is not None and join.relay else {}
+        if station.owed:
+            station.due = now + station.retry
+            station.retry = min(station.retry * 2, RETRY_MAX)
+        else:
+            station.due = None
+
+    def _meet(self, endpoint: str, configured: bool = False) -> Station | None:
+        """Connect to a station; None, and counted, when that cannot be."""
+        if endpoint in self.stations or endpoint == self.endpoint:
+            return None
+        if not _reachable(endpoint):
+            self.counters["drop_wire_bad_endpoint"] += 1
+            return None
+        if len(self.stations) >= MAX_STATIONS and not self._forget_one_gone():
+            self.counters["drop_wire_too_many_stations"] += 1
+            return None
+        try:
+            outlet = Outlet(self._context, endpoint)
+        except zmq.ZMQError:  # no such transport, or no socket left
+            self.counters["drop_wire_bad_endpoint"] += 1
+            return None
+        station = self.stations[endpoint] = Station(endpoint, outlet, configured)
+        return station
+
+    def _forget_one_gone(self) -> bool:
+        """Make room: a station that died without a word is forgotten when its place is needed."""
+        for station in self.stations.values():
+            if not station.configured and not station.outlet.writable():
+                self._forget(station)
+                return True
+        return False
+
+    def _forget(self, station: Station) -> None:
+        del self.stations[station.endpoint]
+        station.outlet.close()
+
+    def _named(self, name: str) -> Station | None:
+        return next((item for item in self.stations.values() if name and item.name == name), None)
+
+    def _asked_by(self, trace: int) -> Station | None:
+        """The station that owes an answer to the Join of this trace id."""
+        for station in self.stations.values():
+            join = station.owed.get(Join)
+            if join is not None and join.relay and join.trace == trace:
+                return station
+        return None
+
+    def _ask(self, station: Station) -> None:
+        self._asked += 1
+        station.owe(Join(self._asked, self.name, self.endpoint, 1))
+
+    def _join(self) -> Join:
+        return Join(0, self.name, self.endpoint, 0)
+
+    def _rows(self) -> tuple[tuple[str, str], ...]:
+        known = [(item.name, item.endpoint) for item in self.stations.values() if item.name]
+        return ((self.name, self.endpoint), *known)
+
+
+def create(
+    host: HostConfig,
+    interface: InterfaceConfig,
+    context: zmq.Context,
+    directory: Path | str,
+    peers: Sequence[str],
+) -> WirePort:
+    """The interface's place on its wire. Raises ConfigError for an endpoint that cannot be."""
+    where = f"hosts.{host.name}.{interface.name}"
+    name = f"{host.name}.{interface.name}"
+    if len(name) > NAME_MAX:
+        raise ConfigError(f"{where}.name", f"{name!r} is longer than {NAME_MAX} characters")
+    listen = interface.listen or wire_endpoint(directory, host.name, interface.name)
+    endpoint = _advertised(listen)
+    for key, value in (("listen", endpoint), *(("peers", peer) for peer in peers)):
+        if not _reachable(value):
+            raise ConfigError(f"{where}.{key}", f"{value!r} is not ipc://PATH or tcp://HOST:PORT")
+    try:
+        return WirePort(context, interface.ifindex, name, listen, endpoint, peers)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"{where}.listen", f"cannot listen at {listen}: {error}") from None
+
+
+def _advertised(listen: str) -> str:
+    """The endpoint to tell others: that of all addresses is given this machine's name instead."""
+    for everywhere in ("tcp://*:", "tcp://0.0.0.0:"):
+        if listen.startswith(everywhere):
+            return f"tcp://{socket.gethostname()}:{listen.removeprefix(everywhere)}"
+    return listen
+
+
+def _reachable(endpoint: str) -> bool:
+    """An endpoint that one can connect to."""
+    if len(endpoint) > ENDPOINT_MAX:
+        return False
+    scheme, _, rest = endpoint.partition("://")
+    if scheme == "ipc":
+        return 1 <= len(rest.encode()) <= IPC_PATH_MAX
+    if scheme == "tcp":
+        match = _TCP.fullmatch(endpoint)
+        return match is not None and 1 <= int(match[2]) <= 65_535
+    return scheme == "inproc" and bool(rest)
