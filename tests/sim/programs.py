@@ -63,11 +63,13 @@ class Program:
             if not self._left:
                 self._failed(self.host.shutdown(self.descriptor, "write"))
                 self._writing = False
-                return self._close()
+                self._close()
+                return
             piece, self._left = self._left[: self._piece], self._left[self._piece :]
             answered = self.host.send(self.descriptor, bytes(piece))
             if not answered.done:
-                return answered.then(self._write)
+                answered.then(self._write)
+                return
 
     def _read(self, answered: Call | None) -> None:
         while not self._failed(answered):
@@ -75,10 +77,12 @@ class Program:
                 self.received += answered.value.data
                 if answered.value.end_of_stream and not answered.value.more:
                     self._reading = False
-                    return self._close()
+                    self._close()
+                    return
             answered = self.host.recv(self.descriptor, self._piece)
             if not answered.done:
-                return answered.then(self._read)
+                answered.then(self._read)
+                return
 
     def _failed(self, answered: Call | None) -> bool:
         if answered is not None and answered.error is not None and self.error is None:
