@@ -16,9 +16,9 @@ import msgpack
 import zmq
 
 BATCH = 32
-"""Messages in one ZeroMQ message, as many as plywire's packet boundaries put into a batch."""
+"""Packets in one ZeroMQ message, as many as plywire's packet boundaries put into a batch."""
 WINDOW = 64
-"""Batches under way at most, so that a slow link of the chain is not drowned."""
+"""Messages under way at most, so that a slow link of the chain is not drowned."""
 
 
 def forward(source: str, sink: str) -> None:
@@ -76,19 +76,19 @@ def hop_latency(hops: int = 12, rounds: int = 2000) -> list[float]:
     return sorted(times)
 
 
-def throughput(hops: int = 8, size: int = 1460, seconds: float = 3.0) -> float:
-    """Bytes a second that `hops` pipes carry in messages of `size`, in batches of BATCH."""
-    batch = msgpack.packb([[32, 1, b"x" * size] for _ in range(BATCH)])
+def throughput(batch: int, hops: int = 8, size: int = 1460, seconds: float = 3.0) -> float:
+    """Bytes a second that `hops` pipes carry in packets of `size`, `batch` of them a message."""
+    packed = msgpack.packb([[32, 1, b"x" * size] for _ in range(batch)])
     with _chain(hops) as (first, last):
         sent = received = 0
         start = time.perf_counter()
         while (now := time.perf_counter()) - start < seconds:
             while sent - received < WINDOW:
-                first.send(batch)
+                first.send(packed)
                 sent += 1
             last.recv()
             received += 1
-        return received * BATCH * size / (now - start)
+        return received * batch * size / (now - start)
 
 
 if __name__ == "__main__":
