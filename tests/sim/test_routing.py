@@ -75,9 +75,7 @@ def test_a_ttl_that_is_used_up_is_reported_by_the_router():
         ipv4.Ipv4Header(packed("10.0.1.9"), packed(RIGHT), 17, ttl=1), b"\0\1\0\2\0\x08\0\0"
     )
     world.wire("left").take()
-    # the router has to find 10.0.1.9, who answers through the simulator's ARP of nobody: so it is
-    # a host
-    world.host("probe", "10.0.1.9/24", wire="left")
+    world.host("probe", "10.0.1.9/24", wire="left")  # somebody must answer the router's ARP
     inject(world, "left", router, 1, probe)
     world.advance(SECOND)
     [(header, body)] = packets(world, "left", "r")
@@ -102,9 +100,12 @@ def test_a_packet_larger_than_the_next_link_is_fragmented_and_reassembled():
     assert outward[0][0].more_fragments
     assert outward[1][0].offset == len(outward[0][1])
     assert h2.counter("ip", "ip_reasm_oks") == 1
-    answers = [icmp.decode(part) for header, part in packets(world, "left", "r")
-               if header.protocol == 1 and not header.more_fragments and not header.offset]  # fmt: skip
-    assert [item.body for item in answers] == [body]
+    forwarded = [
+        icmp.decode(part)
+        for header, part in packets(world, "left", "r")
+        if header.protocol == ipv4.PROTOCOL_ICMP
+    ]
+    assert [(item.type, item.body) for item in forwarded] == [(icmp.ECHO_REPLY, body)]
     assert h1.counter("ip", "ip_reasm_oks") == 0
 
 
