@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from programs import MS, Program, connected, exchange, two_hosts
@@ -38,6 +42,15 @@ def digest(seed: int, **settings) -> str:
 @pytest.mark.parametrize("settings", [{}, {"strict": True}, {"hop_delay": 50_000}])
 def test_the_same_seed_gives_the_same_trace(settings):
     assert digest(42, **settings) == digest(42, **settings)
+
+
+def test_the_same_seed_gives_the_same_trace_in_another_process():
+    program = "import test_determinism; print(test_determinism.digest(42))"
+    environment = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(Path(__file__).parent)}
+    answer = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == digest(42)
 
 
 def test_another_seed_gives_another_trace():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from programs import MS, SECOND, connected, two_hosts
 
 from plywire.lab.simulator import Host, World
@@ -56,7 +58,7 @@ def test_probes_go_on_while_the_peer_answers_for_an_hour():
     world.advance(3600 * SECOND)
     probes = segments(world, "h1")
     assert len(probes) >= 25  # every 120 s at most
-    gaps = [after[0] - before[0] for before, after in zip(probes, probes[1:], strict=False)]
+    gaps = [after[0] - before[0] for before, after in pairwise(probes)]
     assert max(gaps) <= 121 * SECOND
     assert not call.done, "zero windows are no reason to give up (RFC 9293 3.8.6.1)"
     assert read_all(world, h2, server, len(DATA)) == DATA
