@@ -324,6 +324,8 @@ TIMES = frozenset(
 
 def _cidr(text: str, where: str) -> tuple[bytes, int]:
     try:
+        if "/" not in text:  # ipaddress would take it for a /32, which is hardly what was meant
+            raise ValueError
         item = ipaddress.IPv4Interface(text)
     except ValueError:
         raise ConfigError(where, f"{text!r} is not an IPv4 address with a prefix length") from None

@@ -12,7 +12,7 @@ from typing import Self
 
 import grpc
 
-from plywire.lab.rundir import LabError, labs_up, supervisor_of
+from plywire.lab.rundir import LabError, NoLab, labs_up, supervisor_of
 from plywire.rpc import control_pb2 as pb
 from plywire.rpc import control_pb2_grpc
 from plywire.runtime import config as places
@@ -20,10 +20,6 @@ from plywire.trace import Event
 
 _ANSWER_LIMIT = 5.0
 _END_LIMIT = 15.0
-
-
-class NoLab(LabError):
-    """No lab is up where one was looked for."""
 
 
 class LabClient:
@@ -47,6 +43,15 @@ class LabClient:
         """Everything that runs."""
         with _refusals():
             return self.stub.GetStatus(pb.GetStatusRequest(), timeout=_ANSWER_LIMIT)
+
+    def target(self, host: str | None = None) -> str:
+        """The gRPC target of a host's socket API; without a host, that of the lab's first."""
+        hosts = self.status().hosts
+        for item in hosts:
+            if host in (None, item.name):
+                return item.api
+        names = ", ".join(item.name for item in hosts)
+        raise LabError(f"no host {host!r} in this lab; there are {names}")
 
     def describe(self, host: str, layer: str, topic: str) -> object:
         """A layer's view for people: lists and dicts."""

@@ -19,6 +19,10 @@ class LabError(Exception):
     """A lab cannot do what was asked; the text is for people."""
 
 
+class NoLab(LabError):
+    """No lab is up where one was looked for."""
+
+
 class LabIsUp(LabError):
     """The run directory belongs to a lab that runs. pid: its supervisor's."""
 

@@ -67,7 +67,7 @@ class Watch:
         self._context.term()
 
     def _drain(self, name: str) -> None:
-        """Take all, as ZeroMQ's descriptors tell of changes only, but let others have their turn."""
+        """Take all (the descriptors tell of changes only), but let others have their turn."""
         socket = self._sockets[name]
         for _ in range(_MESSAGES_PER_TURN):
             if socket.closed:

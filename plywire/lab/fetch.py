@@ -1,0 +1,51 @@
+"""Fetching a URL over a host's sockets."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+from typing import BinaryIO, NamedTuple
+from urllib.parse import urlsplit
+
+from plywire.client import Stack
+from plywire.errors import ConfigError
+from plywire.lab.rundir import LabError
+
+
+class Response(NamedTuple):
+    """The first line of what a server answered."""
+
+    status: int
+    reason: str
+
+
+def fetch(target: str, url: str, timeout: float, output: BinaryIO) -> Response:
+    """GET an http URL through the host whose socket API is at `target`; the body goes to output.
+
+    timeout: seconds for each step. Raises ConfigError for a URL that cannot be fetched, LabError
+    when the fetch fails.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port or 80
+    except ValueError as error:
+        raise ConfigError(url, str(error)) from None
+    if parts.scheme != "http" or not parts.hostname:
+        raise ConfigError(url, "only http:// URLs can be fetched, as in http://h2.lab/")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    with Stack(target) as stack:
+        connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
+        connection._create_connection = stack.create_connection
+        try:
+            connection.request("GET", path, headers={"User-Agent": "plywire"})
+            response = connection.getresponse()
+            shutil.copyfileobj(response, output, 1 << 18)
+            output.flush()
+        except BrokenPipeError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise LabError(f"{parts.hostname}:{port}: {reason}") from None
+        finally:
+            connection.close()
+    return Response(response.status, response.reason)
