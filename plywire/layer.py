@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from plywire.calls import Call
 from plywire.messages import Message
 from plywire.roles import Role
 
@@ -56,6 +57,14 @@ class Layer(Protocol):
 
         Raises KeyError for a topic that the layer does not have.
         """
+
+
+class Askable(Protocol):
+    """A layer may also do something on request and answer later (ip: `ping`)."""
+
+    def ask(self, verb: str, arguments: list, now: int) -> Call:
+        """Begin; the call is answered in time. Raises KeyError for an unknown verb, ValueError
+        for arguments that cannot be."""
 
 
 Factory = Callable[["HostConfig", random.Random, "Tracer"], Layer]

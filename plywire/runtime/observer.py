@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import zmq
 
 from plywire import envelope
-from plywire.errors import DecodeError
+from plywire.calls import Call
+from plywire.errors import DecodeError, SocketError
 from plywire.trace import Event, Tracer
 
 EVENTS_PER_MESSAGE = 256
@@ -75,7 +77,10 @@ class Publisher:
 
 
 class Control:
-    """Questions about a layer: `[verb, ...]`, answered `["ok", answer]` or `["error", why]`."""
+    """Questions about a layer: `[verb, ...]`, answered `["ok", answer]` or `["error", why]`.
+
+    A verb that returns a Call is answered when the call is.
+    """
 
     def __init__(
         self, context: zmq.Context, endpoint: str, verbs: dict[str, Callable[..., object]]
@@ -94,21 +99,33 @@ class Control:
             except zmq.Again:
                 return
             answer = self._answer(rest[-1] if rest else b"", now)
-            try:
-                self.socket.send_multipart([sender, *rest[:-1], answer], zmq.NOBLOCK)
-            except (zmq.Again, zmq.ZMQError):
-                continue  # who asked has gone
+            if isinstance(answer, Call):
+                answer.then(partial(self._late, [sender, *rest[:-1]]))
+            else:
+                self._send([sender, *rest[:-1]], answer)
 
     def close(self) -> None:
         self.socket.close(0)
 
-    def _answer(self, request: bytes, now: int) -> bytes:
+    def _answer(self, request: bytes, now: int) -> list | Call:
         try:
             verb, *arguments = envelope.load_state(request)
-            answer = ["ok", self._verbs[verb](now, *arguments)]
+            answer = self._verbs[verb](now, *arguments)
+        except SocketError as error:
+            return ["error", str(error)]
         except (DecodeError, KeyError, TypeError, ValueError) as error:
-            answer = ["error", f"{type(error).__name__}: {error}"]
-        return envelope.dump_state(answer)
+            return ["error", f"{type(error).__name__}: {error}"]
+        return answer if isinstance(answer, Call) else ["ok", answer]
+
+    def _late(self, way_back: list[bytes], call: Call) -> None:
+        error = call.error
+        self._send(way_back, ["ok", call.value] if error is None else ["error", str(error)])
+
+    def _send(self, way_back: list[bytes], answer: list) -> None:
+        try:
+            self.socket.send_multipart([*way_back, envelope.dump_state(answer)], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return  # who asked has gone
 
 
 def ask(endpoint: str, *request: str, timeout: float = 2.0) -> object:

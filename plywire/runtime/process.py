@@ -182,11 +182,10 @@ def _shell(
     def ping(now: int) -> object:
         return {"implementation": spec, "pid": os.getpid(), "uptime_ns": now - started}
 
-    shell.control = Control(
-        context,
-        places.control_endpoint(directory, host.name, role),
-        {"describe": describe, "ping": ping},
-    )
+    verbs: dict[str, Callable[..., object]] = {"describe": describe, "ping": ping}
+    if hasattr(layer, "ask"):
+        verbs["ask"] = lambda now, verb, *arguments: layer.ask(verb, list(arguments), now)
+    shell.control = Control(context, places.control_endpoint(directory, host.name, role), verbs)
     shell.publisher = Publisher(context, places.trace_endpoint(directory, host.name, role))
     return shell
 

@@ -231,6 +231,7 @@ class Shell:
             self._expire()
             self.flush()
         self._serve()
+        self.flush()
 
     def _serve(self) -> None:
         """Look after listeners and questions from outside."""

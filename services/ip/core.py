@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from plywire.config import HostConfig
+from plywire.calls import Call
+from plywire.config import MS, HostConfig
 from plywire.envelope import dump_state, load_state
-from plywire.errors import DecodeError
+from plywire.errors import DecodeError, SocketError
 from plywire.layer import Output
 from plywire.messages import (
     FLAG_BROADCAST,
@@ -25,12 +26,13 @@ from plywire.messages import (
     Paths,
     Segment,
 )
-from plywire.roles import LINK, TCP, Role
+from plywire.roles import IP, LINK, TCP, Role
 from plywire.trace import Tracer
 from plywire.wire import icmp, ipv4, udp
 from plywire.wire.ipv4 import MIN_HEADER, Ipv4Header
 from services.ip import forwarding, options, routes
-from services.ip.addresses import Addresses
+from services.ip.addresses import UNSPECIFIED, Addresses
+from services.ip.echo import MAX_SIZE, Echoes, EchoReply
 from services.ip.fragments import Identifications, Reassembly
 from services.ip.icmp import Icmp, Offending, Quote
 from services.ip.outbound import LOCAL_QUOTE, TRANSPORTS, Outbound
@@ -67,6 +69,7 @@ class IpLayer:
         self._out = Outbound(
             host, self._addresses, self._routes, self._idents, self._icmp, self.counters
         )
+        self._echoes = Echoes()
         self._generations: dict[Role, int] = {}
         self._handlers = {
             (LINK, Datagram): self._from_link,
@@ -90,7 +93,8 @@ class IpLayer:
             self._drop(error.reason, message, now)
 
     def expire(self, now: int) -> None:
-        """Give up packets whose fragments did not all come in time (RFC 1122 3.3.2)."""
+        """Give up packets whose fragments did not all come in time (RFC 1122 3.3.2), and echoes."""
+        self._echoes.expire(now)
         for _, partial in self._reassembly.expire(now):
             if partial.poisoned:  # counted when it was dropped
                 continue
@@ -105,8 +109,9 @@ class IpLayer:
                 self._out.error_about(icmp.TIME_EXCEEDED, icmp.REASSEMBLY_TIMEOUT, 0, about, now)
 
     def deadline(self) -> int | None:
-        """When the oldest unfinished packet is given up, or None."""
-        return self._reassembly.deadline()
+        """When the oldest unfinished packet or echo request is given up, or None."""
+        times = (self._reassembly.deadline(), self._echoes.deadline())
+        return min((when for when in times if when is not None), default=None)
 
     def outputs(self) -> list[Output]:
         """What is to be sent, in order."""
@@ -153,6 +158,27 @@ class IpLayer:
         if topic == "interfaces":
             return routes.describe_interfaces(self._host, self._links)
         raise KeyError(topic)
+
+    def ask(self, verb: str, arguments: list, now: int) -> Call:
+        """`ping`, with an address as text, the bytes to send, and the milliseconds to wait.
+
+        Raises KeyError for another verb, ValueError for arguments that cannot be.
+        """
+        if verb != "ping":
+            raise KeyError(verb)
+        text, size, timeout = arguments
+        dst = bytes(map(int, str(text).split(".")))
+        if len(dst) != 4 or not 0 <= int(size) <= MAX_SIZE or not 0 < int(timeout) <= 3_600_000:
+            raise ValueError(f"ping {text} with {size} bytes for {timeout} ms cannot be")
+        route = self._routes.lookup(dst)
+        if route is None:
+            return Call().fail(SocketError("ENETUNREACH", f"no route to {text}", IP))
+        message, call = self._echoes.request(dst, int(size), int(timeout) * MS, now)
+        if route.ifindex == 0:  # to itself: nothing leaves the host
+            self._echoes.reply(EchoReply(message.rest, message.body), dst, self._host.ip.ttl, now)
+        else:
+            self._out.icmp_message(0, UNSPECIFIED, dst, 0, message)
+        return call
 
     # --- up: from the link ------------------------------------------------------------------------
 
@@ -231,7 +257,7 @@ class IpLayer:
             return
         if protocol == ipv4.PROTOCOL_ICMP:
             self.counters["ip_in_delivers"] += 1
-            self._icmp_in(trace, header, payload, flags)
+            self._icmp_in(trace, header, payload, flags, now)
             return
         if protocol == ipv4.PROTOCOL_UDP:
             udp.decode(payload, header.src, header.dst)
@@ -246,7 +272,9 @@ class IpLayer:
         self._out.error_about(icmp.UNREACHABLE, code, 0, about, now)
         raise DecodeError(reason, f"protocol {protocol}")
 
-    def _icmp_in(self, trace: int, header: Ipv4Header, payload: bytes, flags: int) -> None:
+    def _icmp_in(
+        self, trace: int, header: Ipv4Header, payload: bytes, flags: int, now: int
+    ) -> None:
         found = self._icmp.receive(header, payload, bool(flags & FLAG_BROADCAST))
         if isinstance(found, Quote):
             role = TRANSPORTS.get(found.protocol)
@@ -256,6 +284,10 @@ class IpLayer:
                     found.src, found.dst, found.payload,
                 )  # fmt: skip
                 self._out.outputs.append(Output(role, error))
+            elif found.protocol == ipv4.PROTOCOL_ICMP:
+                self._echoes.failed(found.type, found.code, found.dst, found.payload)
+        elif isinstance(found, EchoReply):
+            self._echoes.reply(found, header.src, header.ttl, now)
         else:  # RFC 1122 3.2.2.6: from the address that was asked
             self._out.icmp_message(trace, header.dst, header.src, header.tos & 0xFC, found)
 
@@ -302,6 +334,8 @@ class IpLayer:
                 icmp.HOST_UNREACHABLE, 0, header.src, header.dst, payload[:LOCAL_QUOTE],
             )  # fmt: skip
             self._out.outputs.append(Output(role, error))
+        elif header.protocol == ipv4.PROTOCOL_ICMP and not header.offset:
+            self._echoes.failed(icmp.UNREACHABLE, icmp.HOST_UNREACHABLE, header.dst, payload)
 
     # --- neighbours -------------------------------------------------------------------------------
 

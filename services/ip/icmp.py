@@ -11,6 +11,7 @@ from plywire.wire import icmp, ipv4
 from plywire.wire.icmp import IcmpMessage
 from plywire.wire.ipv4 import Ipv4Header
 from services.ip.addresses import FIRST_GROUP, Addresses
+from services.ip.echo import EchoReply
 
 ERROR_PACKET = 576
 """An error packet is at most this long (RFC 1812 4.3.2.3), so that it arrives everywhere."""
@@ -111,8 +112,10 @@ class Icmp:
             return None
         return IcmpMessage(kind, code, rest, bytes(about.packet[:QUOTE_MAX]))
 
-    def receive(self, header: Ipv4Header, payload: bytes, to_all: bool) -> IcmpMessage | Quote:
-        """The reply to an echo request, or the quote of an error about a packet of ours.
+    def receive(
+        self, header: Ipv4Header, payload: bytes, to_all: bool
+    ) -> IcmpMessage | EchoReply | Quote:
+        """What to answer to an echo request, an echo reply, or the quote of an error about us.
 
         Raises DecodeError for all that needs nothing to be done.
         """
@@ -126,6 +129,8 @@ class Icmp:
             if to_all:  # RFC 1122 3.2.2.6 allows it: answering would amplify an attack
                 raise DecodeError("icmp_echo_to_all")
             return IcmpMessage(icmp.ECHO_REPLY, 0, message.rest, message.body)
+        if message.type == icmp.ECHO_REPLY:
+            return EchoReply(message.rest, message.body)
         if message.type in (icmp.UNREACHABLE, icmp.TIME_EXCEEDED, icmp.PARAMETER_PROBLEM):
             return self._quote(message)
         # Source quench by RFC 6633, redirects because routes are the configuration's alone, and
