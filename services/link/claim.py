@@ -97,7 +97,7 @@ class AddressClaim:
     def conflicts_with(self, packet: arp.ArpPacket) -> bool:
         """The packet is from another station that has this address, or is about to take it."""
         mine = self._interface
-        if packet.sender_mac == mine.mac:
+        if packet.sender_mac == mine.mac or self.state == LOST:
             return False
         if packet.sender_ip == mine.address:
             return True

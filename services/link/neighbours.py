@@ -115,8 +115,8 @@ class Neighbours:
         if entry is None:
             return b""
         if entry.state == STALE:
-            self._move(entry, USED, now)
             entry.trace = trace
+            self._move(entry, USED, now)
             entry.tries = 0
             self._ask(entry, now)
         return entry.header
@@ -129,8 +129,8 @@ class Neighbours:
             if entry is None:
                 self._drop("arp_table_full", trace, packet, now)
                 return
-            self._move(entry, USED, now)
             entry.trace = trace
+            self._move(entry, USED, now)
             self._ask(entry, now)
         elif entry.state == FAILED:
             self._fail(address, packet, trace)
