@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ip_harness import (
     BROADCAST,
     FAR,
@@ -22,6 +24,7 @@ from ip_harness import (
 )
 
 from plywire.config import SECOND, IpConfig, host
+from plywire.envelope import decode, encode
 from plywire.messages import FLAG_BROADCAST, PacketError
 from plywire.wire import icmp, ipv4
 from plywire.wire.icmp import IcmpMessage
