@@ -31,17 +31,20 @@ def run_connect(
     destination: str,
     port: int,
     *,
+    bits: bool = False,
+    width: int | None = None,
+    every_hop: bool = False,
     output: str | Path | None = None,
-    timeout: float | None = None,
     packets: bool = False,
-    look: Look | None = None,
+    timeout: float | None = None,
 ) -> int:
     """Connect from `host` to a name or address and a port, show it live, close. The exit code.
 
-    output: the pcapng file (None: a temporary one); timeout: of connect(), in seconds; packets:
-    also capture the boundary ip/link. 0 when the connection was made, 1 when not. Raises LabError.
+    bits, width, every_hop: as in `Look`; output: the pcapng file (None: a temporary one); packets:
+    also capture the boundary ip/link; timeout: of connect(), in seconds. 0 when the connection was
+    made, 1 when not. Raises LabError.
     """
-    look = look or Look()
+    look = Look(width or 0, bits, every_hop)
     hosts, target = _hosts(lab, host, destination)
     focus = Focus(host, name=destination)
     with (
@@ -70,9 +73,9 @@ def run_connect(
     return 0 if program.connected.is_set() else 1
 
 
-def show_trace(lab: LabClient, trace: int, *, look: Look | None = None) -> int:
+def show_trace(lab: LabClient, trace: int, *, bits: bool = False, width: int | None = None) -> int:
     """Draw what the lab kept of one trace id. The exit code; LabError when that is nothing."""
-    look = look or Look(every_hop=True)
+    look = Look(width or 0, bits, every_hop=True)
     events = sorted(lab.trace(trace), key=lambda event: event.time)
     if not events:
         raise LabError(

@@ -20,6 +20,7 @@ from plywire.lab.supervisor import Lab
 from plywire.roles import APP, LAYERS
 
 CLIENT, SERVER, PORT = "h1", "h2", 80
+CAPTURE = "demo.pcapng"
 URL = "http://h2.lab/"
 _PROGRAMS = "plywire.lab.story.programs"
 _MAX_LINES = 40
@@ -30,20 +31,23 @@ _LEAVE_LIMIT = 5.0
 
 def run_demo(
     *,
-    output: str | Path | None = "demo.pcapng",
+    bits: bool = False,
+    width: int | None = None,
+    every_hop: bool = False,
+    output: str | Path | None = None,
     packets: bool = False,
-    look: Look | None = None,
 ) -> int:
     """Start the default lab, fetch http://h2.lab/ on h1 from a program on h2, show it. Exit code.
 
-    output: the capture; when it cannot be written it goes to a temporary file. Everything that was
+    bits, width, every_hop: as in `Look`; output: the capture (None: demo.pcapng), which goes to a
+    temporary file when it cannot be written; packets: also capture ip/link. Everything that was
     started is ended again, also after Ctrl-C. Raises LabError when the lab or a program fails.
     """
-    look = look or Look()
+    look = Look(width or 0, bits, every_hop)
     started = time.monotonic()
     try:
         with (
-            capture_file(output, look) as (file, path),
+            capture_file(output or CAPTURE, look) as (file, path),
             Lab() as lab,
             Service(lab),
             LabClient(lab.directory) as client,

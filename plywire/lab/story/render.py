@@ -249,7 +249,8 @@ class Renderer:
         for word in words:
             wanted = _COLORS.get(word.style, "")
             if wanted != style:
-                parts.append(f"\x1b[{wanted or '0'}m" if not style else f"\x1b[0;{wanted or '0'}m")
+                parts.append("\x1b[0m" if style else "")
+                parts.append(f"\x1b[{wanted}m" if wanted else "")
                 style = wanted
             parts.append(word.text)
         return "".join(parts).rstrip() + ("\x1b[0m" if style else "")
