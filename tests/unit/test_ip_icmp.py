@@ -195,6 +195,24 @@ def test_error_about_an_own_packet_of_another_protocol_goes_nowhere():
     assert ip.counters["icmp_in_dest_unreachs"] == 1
 
 
+@given(
+    st.sampled_from([3, 11, 12]),
+    st.integers(0, 255),
+    st.integers(0, 2**32 - 1),
+    st.one_of(
+        st.binary(max_size=80),
+        st.integers(0, 27).map(lambda cut: SENT[:cut]),
+        st.tuples(st.integers(0, 27), st.integers(0, 255)).map(
+            lambda change: SENT[: change[0]] + bytes((change[1],)) + SENT[change[0] + 1 :]
+        ),
+    ),
+)
+def test_any_quote_is_survived_and_what_goes_up_fits_its_message(kind, code, rest, quote):
+    messages = Ip().packet(error_about(quote, kind, code, rest))
+    assert decode(encode(messages)) == (messages, [])
+    assert all(message.src == H1 for message in messages)
+
+
 @pytest.mark.parametrize("kind", [4, 5, 13, 14])
 def test_retired_and_unused_types_are_ignored(kind):
     """Source quench (RFC 6633), redirects, timestamps."""
