@@ -1,0 +1,105 @@
+"""Socket options by Linux's names, with Linux's limits (socket(7), tcp(7))."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from plywire.config import SECOND, HostConfig
+from plywire.errors import SocketError
+
+NO_LINGER = -1
+
+_MAX_INT = (1 << 31) - 1
+_MAX_BUFFER = 4 << 20
+_MIN_SEND_BUFFER = 2304  # half of SOCK_MIN_SNDBUF: the API's number is twice the payload's
+_MIN_RECEIVE_BUFFER = 1152
+_MAX_KEEPALIVE = 32_767
+_MAX_LINGER2 = 120  # TCP_FIN_TIMEOUT_MAX, seconds
+
+
+class Spec(NamedTuple):
+    """How an option is set. kind: `flag` (0 or 1), `range` (EINVAL outside low and high), `clamp`
+    (brought into it). doubled: read back as twice the value, as buffers are. tcp: TCP is told."""
+
+    kind: str
+    low: int = 0
+    high: int = 1
+    doubled: bool = False
+    tcp: bool = True
+
+
+SETTABLE: dict[str, Spec] = {
+    "SO_REUSEADDR": Spec("flag", tcp=False),
+    "SO_KEEPALIVE": Spec("flag"),
+    "SO_LINGER": Spec("range", NO_LINGER, _MAX_INT, tcp=False),
+    "SO_OOBINLINE": Spec("flag", tcp=False),
+    "SO_SNDBUF": Spec("clamp", _MIN_SEND_BUFFER, _MAX_BUFFER, doubled=True),
+    "SO_RCVBUF": Spec("clamp", _MIN_RECEIVE_BUFFER, _MAX_BUFFER, doubled=True),
+    "TCP_NODELAY": Spec("flag"),
+    "TCP_CORK": Spec("flag"),
+    "TCP_QUICKACK": Spec("flag"),
+    "TCP_MAXSEG": Spec("range", 88, _MAX_KEEPALIVE),
+    "TCP_KEEPIDLE": Spec("range", 1, _MAX_KEEPALIVE),
+    "TCP_KEEPINTVL": Spec("range", 1, _MAX_KEEPALIVE),
+    "TCP_KEEPCNT": Spec("range", 1, 127),
+    "TCP_SYNCNT": Spec("range", 1, 127),
+    "TCP_USER_TIMEOUT": Spec("range", 0, _MAX_INT),
+    "TCP_LINGER2": Spec("range", -_MAX_INT, _MAX_INT),
+}
+
+FIXED: dict[str, int] = {"SO_TYPE": 1, "SO_DOMAIN": 2, "SO_PROTOCOL": 6}
+"""SOCK_STREAM, AF_INET, IPPROTO_TCP."""
+
+COMPUTED = frozenset({"SO_ERROR", "SO_ACCEPTCONN"})
+
+
+def defaults(host: HostConfig) -> dict[str, int]:
+    """What a new socket of this host has."""
+    tcp = host.tcp
+    return {
+        "SO_REUSEADDR": 0,
+        "SO_KEEPALIVE": 0,
+        "SO_LINGER": NO_LINGER,
+        "SO_OOBINLINE": 0,
+        "SO_SNDBUF": tcp.send_buffer,
+        "SO_RCVBUF": host.app.receive_buffer,
+        "TCP_NODELAY": 0,
+        "TCP_CORK": 0,
+        "TCP_QUICKACK": 1,
+        "TCP_MAXSEG": 536,  # RFC 9293 3.7.1, until a connection knows better
+        "TCP_KEEPIDLE": tcp.keepalive_time // SECOND,
+        "TCP_KEEPINTVL": tcp.keepalive_interval // SECOND,
+        "TCP_KEEPCNT": tcp.keepalive_probes,
+        "TCP_SYNCNT": tcp.syn_retries,
+        "TCP_USER_TIMEOUT": 0,
+        "TCP_LINGER2": tcp.fin_wait_2 // SECOND,
+    }
+
+
+def checked(name: str, value: int, host: HostConfig) -> int:
+    """The value that is kept when a program sets `name`. Raises ENOPROTOOPT or EINVAL."""
+    spec = SETTABLE.get(name)
+    if spec is None:
+        known = name in FIXED or name in COMPUTED
+        raise SocketError("ENOPROTOOPT", f"{name[:64]} {'is read only' if known else 'is unknown'}")
+    if spec.kind == "flag":
+        return int(value != 0)
+    if name == "TCP_LINGER2":  # 0: the host's own; beyond 2 minutes: 2 minutes; negative: none
+        return max(-1, min(value, _MAX_LINGER2)) or host.tcp.fin_wait_2 // SECOND
+    if name == "TCP_MAXSEG" and value == 0:
+        return defaults(host)[name]
+    if spec.kind == "clamp":
+        return max(spec.low, min(value, spec.high))
+    if not spec.low <= value <= spec.high:
+        raise SocketError("EINVAL", f"{name} is from {spec.low} to {spec.high}, not {value}")
+    return value
+
+
+def shown(name: str, value: int) -> int:
+    """A kept value as getsockopt reports it."""
+    return 2 * value if SETTABLE[name].doubled else value
+
+
+def for_tcp(options: dict[str, int]) -> dict[str, int]:
+    """Those of a socket's changed options that TCP has to know; no lingering at all is 0 there."""
+    return {name: max(0, value) for name, value in options.items() if SETTABLE[name].tcp}
