@@ -42,7 +42,13 @@ _SUMS = {"ipv4": "ip_in_hdr_errors", "martian": "ip_in_addr_errors", "icmp": "ic
          "fragment": "ip_reasm_fails", "udp": "udp_in_errors"}  # fmt: skip
 """The counter that sums up the drop reasons beginning with a word."""
 _NOT_ERRORS = frozenset(
-    {"fragment_duplicate", "icmp_ignored_type", "icmp_echo_to_all", "icmp_quote_not_ours"}
+    {
+        "fragment_duplicate",
+        "icmp_ignored_type",
+        "icmp_echo_to_all",
+        "icmp_quote_not_ours",
+        "icmp_unexpected_reply",
+    }
 )
 
 
