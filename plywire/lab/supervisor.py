@@ -33,8 +33,10 @@ UP, STARTING, DOWN = "up", "starting", "down"
 
 START_LIMIT = 30.0
 """Seconds that a layer may take to be ready."""
+WAKE_AFTER = 0.5
+"""Seconds between SIGTERM and the end of a layer's standard input."""
 STOP_LIMIT = 3.0
-"""Seconds between SIGTERM and SIGKILL."""
+"""Seconds between that and SIGKILL."""
 _BACKOFF = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 """Seconds before a layer is started again, by how often it has ended since it was healthy."""
 HEALTHY = 10.0
@@ -128,7 +130,7 @@ class Lab:
             raise
 
     def stop(self) -> None:
-        """End every layer (SIGTERM, then SIGKILL) and leave nothing behind but the logs."""
+        """End every layer, gently first, and leave nothing behind but the logs."""
         self._stopping = True
         if self._thread is not None:
             with contextlib.suppress(BrokenPipeError):  # the thread has ended by itself
@@ -349,11 +351,17 @@ class Lab:
 
     def _end_all(self) -> None:
         self._stopping = True
-        for number, limit in ((signal.SIGTERM, STOP_LIMIT), (signal.SIGKILL, STOP_LIMIT)):
+        # A signal that comes just before a layer goes to sleep may be noticed late: the end of its
+        # standard input wakes it.
+        for tell, limit in (
+            (_terminate, WAKE_AFTER),
+            (_end_input, STOP_LIMIT),
+            (_kill, STOP_LIMIT),
+        ):
             deadline = time.monotonic() + limit
             for layer in self._layers.values():
                 if layer.process is not None:
-                    layer.process.send_signal(number)
+                    tell(layer.process)
             while any(layer.process is not None for layer in self._layers.values()):
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -412,6 +420,18 @@ class _Layer:
         pid = self.process.pid if self.process is not None else 0
         return LayerStatus(self.host, self.role, self.implementation, pid,
                            now - self.since if pid else 0.0, self.state, self.restarts)  # fmt: skip
+
+
+def _terminate(process: subprocess.Popen) -> None:
+    process.terminate()
+
+
+def _end_input(process: subprocess.Popen) -> None:
+    process.stdin.close()
+
+
+def _kill(process: subprocess.Popen) -> None:
+    process.kill()
 
 
 def _ending(code: int) -> str:

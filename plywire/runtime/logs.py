@@ -27,12 +27,14 @@ def set_up(name: str, level: int = logging.INFO) -> None:
 class LogFile:
     """A log of lines: `path`, and `path`.1 with what was before it; together two max_bytes at most.
 
-    The last line is kept in `last`, for a message about why a process ended.
+    The last line is kept in `last`, for a message about why a process ended. `lost` counts lines
+    that could not be written.
     """
 
     def __init__(self, path: Path, max_bytes: int = 1 << 20) -> None:
         self.path = path
         self.last = ""
+        self.lost = 0
         self._max = max_bytes
         self._rest = b""
         self._file = path.open("ab", buffering=0)
@@ -63,16 +65,22 @@ class LogFile:
             return []
         lines = [line[:LINE_MAX] for line in lines]
         block = b"".join(line + b"\n" for line in lines)
+        try:
+            self._append(block)
+        except OSError:  # a full disk is no reason to end what is logged about
+            self.lost += len(lines)
+        texts = [line.decode(errors="replace") for line in lines]
+        self.last = next((text for text in reversed(texts) if text.strip()), self.last)
+        return texts
+
+    def _append(self, block: bytes) -> None:
         if self._size and self._size + len(block) > self._max:
-            self._file.close()
             self.path.replace(self.path.with_name(self.path.name + ".1"))
+            self._file.close()
             self._file = self.path.open("ab", buffering=0)
             self._size = 0
         self._file.write(block)
         self._size += len(block)
-        texts = [line.decode(errors="replace") for line in lines]
-        self.last = next((text for text in reversed(texts) if text.strip()), self.last)
-        return texts
 
 
 def tail(path: Path, lines: int) -> list[str]:
