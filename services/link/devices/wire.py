@@ -2,9 +2,10 @@
 
 Each station binds an inbox and connects to that of every other. It asks to be let in with Join at
 the endpoints it was told; whoever hears that connects back, answers with Members (its own row
-first, and the Join's trace id) and tells the others; whoever is told says its own name to the
-newcomer. So a station may come, go and come back in any order, and one that is not plywire may
-join by the same three messages.
+first, and the Join's trace id) and tells the others. Whoever learns of a station, in any way, asks
+it in turn until it answers. Of two stations that know a third, the one that asks it later hears of
+the other: so all know all in the end, in whatever order they come, go and come back. A station
+that is not plywire joins by the same messages.
 """
 
 from __future__ import annotations
@@ -157,8 +158,8 @@ class WirePort:
             station.owe(Members(join.trace, self._rows()))
             if news:
                 self._spread(station)
-        elif news and Join not in station.owed:
-            station.owe(self._join())
+        if news and Join not in station.owed:
+            self._ask(station)
 
     def _on_members(self, members: Members) -> None:
         if not members.rows:
@@ -176,18 +177,14 @@ class WirePort:
             self._forget(asked)
             sender = sender or self._meet(endpoint, asked.configured)
         if sender is not None:
-            news = sender.name != name
             self._introduced(sender, name)
             sender.settle(Join)
-            if news:
-                self._spread(sender)
         for other_name, other in others:  # hearsay: it adds stations, and moves none
             if other_name == self.name or other in self.stations or self._named(other_name):
                 continue
             station = self._meet(other)
             if station is not None:
-                station.name = other_name
-                station.owe(self._join())
+                self._ask(station)
 
     def _on_leave(self, leave: Leave) -> None:
         station = self._named(leave.name)
@@ -210,22 +207,19 @@ class WirePort:
         station.name = name
 
     def _spread(self, news: Station) -> None:
-        """Tell the others of a station. Whoever cannot be told now hears from it, or of it."""
+        """Tell the others of a newcomer at once; whoever cannot be told now will hear from it."""
         told = [Join(0, news.name, news.endpoint, 0)]
         for station in self.stations.values():
             if station.name and station is not news:
                 station.outlet.send(told)
 
     def _tell(self, station: Station, now: int) -> None:
-        """Try to say what is owed; a Join that asks for an answer is owed until that comes."""
+        """Try to say what is owed; a Join is owed until the answer comes."""
         if station.outlet.send(list(station.owed.values())):
-            join = station.owed.get(Join)
-            station.owed = {Join: join} if join is not None and join.relay else {}
+            station.settle(Members)
         if station.owed:
             station.due = now + station.retry
             station.retry = min(station.retry * 2, RETRY_MAX)
-        else:
-            station.due = None
 
     def _meet(self, endpoint: str, configured: bool = False) -> Station | None:
         """Connect to a station; None, and counted, when that cannot be."""
@@ -264,16 +258,13 @@ class WirePort:
         """The station that owes an answer to the Join of this trace id."""
         for station in self.stations.values():
             join = station.owed.get(Join)
-            if join is not None and join.relay and join.trace == trace:
+            if join is not None and join.trace == trace:
                 return station
         return None
 
     def _ask(self, station: Station) -> None:
         self._asked += 1
         station.owe(Join(self._asked, self.name, self.endpoint, 1))
-
-    def _join(self) -> Join:
-        return Join(0, self.name, self.endpoint, 0)
 
     def _rows(self) -> tuple[tuple[str, str], ...]:
         known = [(item.name, item.endpoint) for item in self.stations.values() if item.name]
