@@ -194,7 +194,7 @@ class Socket(Stream):
     def settimeout(self, value: float | None) -> None:
         """Seconds that a call may block: None for ever, 0 not at all."""
         if value is not None:
-            value = float(value)
+            value = value + 0.0  # TypeError for what is not a number
             if value < 0:
                 raise ValueError("Timeout value out of range")
         self._timeout = value

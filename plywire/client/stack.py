@@ -231,10 +231,14 @@ class _CloseQuietly:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._calls: set[Any] = set()  # gRPC cancels a call that nobody refers to
 
     def __call__(self, session: Session, descriptor: int) -> None:
-        if not session.ended:
-            self._api.stub.CloseSocket.future(pb.CloseSocketRequest(descriptor=descriptor))
+        if session.ended:
+            return
+        call = self._api.stub.CloseSocket.future(pb.CloseSocketRequest(descriptor=descriptor))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
 
 
 def _finish(api: Api, poller: Poller) -> None:
