@@ -123,10 +123,10 @@ class Script:
 def control(host: str, state: str) -> dict[str, int | str]:
     """A control block of a connection, as TCP tells it."""
     other = OTHER[host]
-    ends = {name: f"{'.'.join(map(str, ADDRESS[name]))}:{PORT[name]}" for name in ADDRESS}
     block: dict[str, int | str] = {
-        "state": state, "local": ends[host], "remote": ends[other], "iss": ISS[host],
-        "snd_una": ISS[host], "snd_nxt": ISS[host] + 1,
+        "state": state, "local_address": dotted(host), "local_port": PORT[host],
+        "remote_address": dotted(other), "remote_port": PORT[other], "iss": ISS[host],
+        "snd_una": ISS[host], "snd_nxt": ISS[host] + 1, "segs_in": 1,
     }  # fmt: skip
     if state != "SYN-SENT":
         block |= {"irs": ISS[other], "rcv_nxt": ISS[other] + 1, "snd_wnd": 64_240}
@@ -135,19 +135,25 @@ def control(host: str, state: str) -> dict[str, int | str]:
     return block
 
 
+def dotted(host: str) -> str:
+    return ".".join(map(str, ADDRESS[host]))
+
+
 def handshake(script: Script) -> None:
     """From the name to connect()'s return."""
-    script.note("h1", "Resolve", name="h2.lab", address="10.0.0.2")
+    script.note("h1", "name resolved", name="h2.lab", address="10.0.0.2")
     script.state("h1", "CreateSocket", {}, {"descriptor": 3, "state": "CLOSED"}, APP)
-    script.note("h1", "Connect", descriptor=3, address="10.0.0.2", port=80)
+    script.note("h1", "Connect", descriptor=3, address="10.0.0.2:80")
     script.connect_message()
-    script.state("h1", "OPEN", {}, control("h1", "SYN-SENT"))
+    script.state("h1", "active OPEN", {"state": "CLOSED"}, control("h1", "SYN-SENT"))
     script.segment("h1", tcp.SYN, arp=True)
-    script.state("h2", "SYN received", {}, control("h2", "SYN-RECEIVED"))
+    script.state("h2", "rcv SYN", {"state": "LISTEN"}, control("h2", "SYN-RECEIVED"))
     script.segment("h2", tcp.SYN | tcp.ACK)
-    script.state("h1", "SYN+ACK received", control("h1", "SYN-SENT"), control("h1", "ESTABLISHED"))
+    script.state("h1", "rcv SYN,ACK", control("h1", "SYN-SENT"), control("h1", "ESTABLISHED"))
     script.opened("h1", 2)
-    script.note("h1", "Connect returned", descriptor=3)
+    script.note("h1", "Connect returned", descriptor=3, in_progress=0)
     script.segment("h1", tcp.ACK)
-    script.state("h2", "ACK of SYN", control("h2", "SYN-RECEIVED"), control("h2", "ESTABLISHED"))
+    script.state(
+        "h2", "rcv ACK of SYN", control("h2", "SYN-RECEIVED"), control("h2", "ESTABLISHED")
+    )
     script.opened("h2", 1, 4)

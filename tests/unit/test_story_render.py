@@ -110,7 +110,8 @@ def test_first_story_tells_sockets_before_and_after():
     start = next(at for at, line in enumerate(lines) if "cannot see this" in line)
     table = "\n".join(lines[start:])
     assert re.search(r"h1 before +h1 after +h2 before +h2 after", table)
-    assert re.search(r"state +empty +ESTABLISHED +empty +ESTABLISHED", table)
+    assert re.search(r"state +CLOSED +ESTABLISHED +LISTEN +ESTABLISHED", table)
+    assert re.search(r"snd_una +empty +1000000001 +empty +3000000001", table)
     assert re.search(r"remote +empty +10.0.0.2:80 +empty +10.0.0.1:40000", table)
 
 

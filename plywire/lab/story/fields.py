@@ -14,6 +14,8 @@ NAMES = {"ethernet": "Ethernet", "ipv4": "IPv4", "tcp": "TCP", "udp": "UDP", "ic
 """Protocols as people write them."""
 
 Headers = dict[str, Fields]
+Pair = tuple[str, int, str, int]
+"""Address and port, and the other address and port."""
 
 _PUT = {
     "ethernet": ("dst", "src", "type"),
@@ -25,12 +27,29 @@ _PUT = {
 }  # fmt: skip
 # What the layer that takes a header off had to look at.
 _TAKEN = {"ethernet": ("dst", "type"), "ipv4": ("src", "dst", "protocol")}
-_READ = (
-    "state", "descriptor", "name", "handle", "address", "addresses", "port", "local", "remote",
-    "listener", "offset", "bytes", "acked", "limit", "error", "cause",
-    "iss", "snd_una", "snd_nxt", "snd_wnd", "snd_wl1", "snd_wl2", "snd_wscale", "snd_up", "snd_mss",
-    "irs", "rcv_nxt", "rcv_wnd", "rcv_wscale", "rcv_up", "rcv_mss",
+_TOLD = (
+    "state", "local", "remote", "iss", "snd_una", "snd_nxt", "snd_wnd", "snd_scale", "snd_mss",
+    "irs", "rcv_nxt", "rcv_wnd", "rcv_scale", "send_buffer", "receive_buffer", "cwnd", "srtt_us",
+    "rto_us",
 )  # fmt: skip
+_READ = (
+    "state",
+    "descriptor",
+    "name",
+    "handle",
+    "address",
+    "addresses",
+    "port",
+    "local",
+    "remote",
+    "listener",
+    "offset",
+    "bytes",
+    "acked",
+    "limit",
+    "error",
+    "cause",
+)
 _ORDER = ("ethernet", "arp", "ipv4", "tcp", "udp", "icmp", "malformed")
 _PUT_ON = {boundary(LINK, WIRE): "ethernet", boundary(IP, LINK): "ipv4", boundary(TCP, IP): ""}
 _TAKEN_OFF = {boundary(IP, LINK): "ethernet", boundary(TCP, IP): "ipv4", boundary(APP, TCP): "tcp"}
@@ -73,6 +92,30 @@ def ordered(fields: Fields) -> Fields:
     They come over the API as a map, which has no order.
     """
     return {name: fields[name] for name in sorted(fields, key=_place)}
+
+
+def socket_pair(event: Event) -> Pair | None:
+    """(address, port, address, port) of the connection whose state changed in TCP, ours first."""
+    fields = event.after if "remote_port" in event.after else event.before
+    if not number(fields, "remote_port"):
+        return None  # a listener
+    return (str(fields.get("local_address", "")), number(fields, "local_port"),
+            str(fields.get("remote_address", "")), number(fields, "remote_port"))  # fmt: skip
+
+
+def told(control: Fields) -> Fields:
+    """Of a control block what the table of sockets shows: about half, the rest is for experts."""
+    fields = joined(control)
+    return {name: fields[name] for name in _TOLD if name in fields}
+
+
+def joined(fields: Fields) -> Fields:
+    """Addresses with their ports: `local_address` and `local_port` become `local`."""
+    fields = dict(fields)
+    for end in ("local", "remote"):
+        if f"{end}_address" in fields and f"{end}_port" in fields:
+            fields[end] = f"{fields.pop(f'{end}_address')}:{fields.pop(f'{end}_port')}"
+    return fields
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -125,7 +168,7 @@ def segment_of(event: Event) -> bytes:
     return payload if whole and len(payload) >= tcp.MIN_HEADER else b""
 
 
-def endpoints(found: Headers, event: Event) -> tuple[str, int, str, int] | None:
+def endpoints(found: Headers, event: Event) -> Pair | None:
     """(source, port, destination, port) of the segment in an event, or None."""
     header = found.get("tcp")
     if header is None:

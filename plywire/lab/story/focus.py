@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from plywire.lab.story.fields import decode, endpoints, number
+from plywire.lab.story.fields import Pair, decode, endpoints, number, socket_pair
 from plywire.roles import APP, TCP, boundary
 from plywire.trace import Event
 
 _MAX_TRACES = 65_536
-_PAIR = tuple[str, int, str, int]
 
 
 class Focus:
@@ -26,10 +25,10 @@ class Focus:
         self._traces: dict[int, None] = {trace: None} if trace else {}
         self._one_trace = bool(trace)
         self._handles: set[tuple[str, int]] = set()
-        self._pairs: set[_PAIR] = set()
+        self._pairs: set[Pair] = set()
 
     @property
-    def pair(self) -> _PAIR | None:
+    def pair(self) -> Pair | None:
         """The connection's (address, port, address, port), the caller's end first, once seen."""
         return min(self._pairs, key=self._age) if self._pairs else None
 
@@ -56,7 +55,7 @@ class Focus:
         if event.packet and self._pairs:
             pair = endpoints(decode(event), event)
             return pair is not None and pair in self._pairs
-        return event.layer == TCP and _sockets_pair(event) in self._pairs
+        return event.layer == TCP and socket_pair(event) in self._pairs
 
     def _learn(self, event: Event) -> None:
         if event.trace and len(self._traces) < _MAX_TRACES:
@@ -70,21 +69,10 @@ class Focus:
             if pair is not None and pair not in self._pairs:
                 self._pairs |= {pair, pair[2:] + pair[:2]}
 
-    def _age(self, pair: _PAIR) -> int:
+    def _age(self, pair: Pair) -> int:
         return pair[1] < pair[3]  # the caller's port is the ephemeral one, the higher
 
 
 def _descriptors(event: Event) -> set[int]:
     found = (event.fields, event.before, event.after)
     return {number(fields, "descriptor") for fields in found if "descriptor" in fields}
-
-
-def _sockets_pair(event: Event) -> _PAIR | None:
-    """(address, port, address, port) of the socket whose state changed."""
-    fields = event.after if "remote" in event.after else event.before
-    local, remote = str(fields.get("local", "")), str(fields.get("remote", ""))
-    address, _, port = local.rpartition(":")
-    other, _, other_port = remote.rpartition(":")
-    if not (port.isdigit() and other_port.isdigit()):
-        return None
-    return address, int(port), other, int(other_port)

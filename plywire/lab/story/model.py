@@ -7,16 +7,17 @@ few of those it is only counted. The counts and times of all of it are in the `S
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable
 
+from plywire.lab.story.ends import Ends
 from plywire.lab.story.fields import (
     NAMES,
     Headers,
     changed,
     decode,
-    endpoints,
     flags,
+    joined,
     number,
     ordered,
     outer,
@@ -32,23 +33,27 @@ from plywire.lab.story.items import (
     Item,
     Lane,
     Mark,
-    Socket,
     Sockets,
     Summary,
 )
 from plywire.lab.story.measure import Measure
+from plywire.lab.story.segments import COUNTED, WHOLE, Flight, Segments
 from plywire.roles import APP, LAYERS, LINK, TCP, WIRE, boundary
 from plywire.trace import DROP, IN, NOTE, OUT, STATE, Event
-from plywire.wire import arp, ethernet, tcp
+from plywire.wire import arp, ethernet
 
 # What layers tell each other all the time, and what is asked to look at a socket.
 _CHATTER = frozenset({"Hello", "Interface", "Paths", "Query", "Info", "Join", "Members", "Leave"})
 _QUIET_CALLS = frozenset({"Poll", "GetSocket", "ListSockets", "GetOption", "SetOption"})
+# The return of these says nothing that the call or the change that it made does not.
+_QUIET_RETURNS = frozenset(
+    {"Resolve", "CreateSocket", "Bind", "Listen", "Send", "Shutdown", "CloseSocket"}
+)
+# Results that are worth a word only when they are true.
+_FLAGS = frozenset({"in_progress", "would_block", "end_of_stream", "more"})
 _UNTOLD = frozenset({"handle", "listener", "options", "reuse"})
-_ENDED = frozenset({"", "CLOSED", "TIME-WAIT"})
-_REMEMBERED = 4096
+_MAX_STATIONS = 1024
 _AT_WIRE = boundary(LINK, WIRE)
-_WHOLE, _SHORT, _COUNTED = "whole", "short", "counted"
 
 
 class Story:
@@ -80,28 +85,25 @@ class Story:
         self._every_hop = every_hop
         self._folded: Counter[str] = Counter()
         self._told: Counter[tuple[str, ...]] = Counter()
-        self._flying: OrderedDict[bytes, int] = OrderedDict()
-        self._segments: OrderedDict[bytes, str] = OrderedDict()
-        self._sent: OrderedDict[tuple, None] = OrderedDict()
-        self._headers: OrderedDict[bytes, Headers] = OrderedDict()
+        self._segments = Segments(fold_after, every_hop)
+        self._flight = Flight()
+        self._ends = Ends(hosts)
         self._stations: dict[str, str] = {}
-        self._tables: dict[str, Socket] = {}
         self._last = 0
 
     @property
     def over(self) -> bool:
         """The connection (or the attempt) has ended at every end that was seen to have one."""
-        return bool(self._tables) and all(
-            str(table.after.get("state", "")) in _ENDED for table in self._tables.values()
-        )
+        return self._ends.over
 
     def feed(self, event: Event) -> list[Item]:
         """What this event adds to the drawing."""
-        if event.boundary == _AT_WIRE and event.what == OUT and len(event.packet) >= 14:
-            self._stations[event.packet[6:12].hex(":")] = event.host
+        if event.boundary == _AT_WIRE and event.what == OUT and event.subject == "Frame":
+            if len(self._stations) < _MAX_STATIONS:
+                self._stations[event.packet[6:12].hex(":")] = event.host
+            if event.host not in self.hosts:
+                self._flight.take_off(event.packet)
         if event.host not in self.hosts or event.subject in _CHATTER:
-            if event.boundary == _AT_WIRE and event.what == OUT:
-                self._take_off(event.packet)
             return []
         if self.focus is not None and not self.focus.admits(event):
             return []
@@ -120,7 +122,7 @@ class Story:
     def finish(self) -> list[Item]:
         """The end: what was folded, the sockets when they were not shown yet, and the summary."""
         measure = self.measure
-        summary = Summary(self.segments, self.frames, self.hops, sum(self._flying.values()),
+        summary = Summary(self.segments, self.frames, self.hops, len(self._flight),
                           self.dropped, measure.connect, measure.handshake,
                           measure.shares())  # fmt: skip
         return [*self._flush(), *self._sockets(), summary]
@@ -134,14 +136,14 @@ class Story:
             self._capture(event)
         if at_wire:
             self.frames += 1
-            self._take_off(event.packet)
+            self._flight.take_off(event.packet)
         found = decode(event)
         segment = segment_of(event)
         if segment:
             self.segments += at_wire
             return self._segment(event, found, segment)
         if event.boundary == boundary(APP, TCP):
-            return self._socket_message(event, found)
+            return self._socket_message(event)
         start, end = self._lanes(event)
         if "arp" in found:
             return self._limited(("arp", event.host), self._arp(event, found, start, end))
@@ -155,7 +157,7 @@ class Story:
 
     def _in(self, event: Event) -> list[Item]:
         """What arrives has been drawn when it was sent, unless nobody here has sent it."""
-        if event.boundary != _AT_WIRE or self._land(event.packet):
+        if event.boundary != _AT_WIRE or self._flight.land(event.packet):
             return []
         if self._capture is not None:
             self._capture(event)
@@ -167,8 +169,8 @@ class Story:
         segment = segment_of(event)
         if segment:
             self.segments += 1
-            self._remember(segment, found)
-            if self._way_to_tell(event, found, segment) is not _WHOLE:
+            self._segments.headers(segment, found)
+            if self._segments.way(event, found, segment) is not WHOLE:
                 return []
         title = NAMES.get(outer(found), "frame")
         hop = Hop(event.time, event.trace, THE_WIRE, lane, "", title,
@@ -177,13 +179,13 @@ class Story:
 
     def _segment(self, event: Event, found: Headers, segment: bytes) -> list[Item]:
         """A TCP segment on its way through a layer."""
-        known = segment[: tcp.MIN_HEADER] in self._segments
-        way = self._way_to_tell(event, found, segment)
+        known = self._segments.known(segment)
+        way = self._segments.way(event, found, segment)
         new = event.layer == TCP
-        again = "sent again" if new and self._repeats(event, found) else ""
-        headers = self._remember(segment, found)
+        again = "sent again" if new and self._segments.repeats(event, found) else ""
+        headers = self._segments.headers(segment, found)
         start, end = self._lanes(event)
-        if way is _WHOLE:
+        if way == WHOLE:
             sign, protocol = changed(event)
             fields = shown(protocol, headers.get(protocol, {}), sign)
             if protocol == "tcp":
@@ -196,7 +198,7 @@ class Story:
                         segment if new else b"")]  # fmt: skip
         if not (new or (not known and event.boundary == _AT_WIRE)):
             return []
-        if way is _COUNTED:
+        if way == COUNTED:
             self._folded["segments"] += 1
             return []
         fields = {name: headers["tcp"][name] for name in ("seq", "ack", "window")}
@@ -205,47 +207,7 @@ class Story:
                     "+".join(flags(headers["tcp"])), fields, again,
                     short=True)]  # fmt: skip
 
-    def _way_to_tell(self, event: Event, found: Headers, segment: bytes) -> str:
-        """In full, in one line, or as a number: decided where the segment is first seen.
-
-        Sending it again (the same bytes leave TCP a second time) is decided anew.
-        """
-        key = segment[: tcp.MIN_HEADER]
-        way = self._segments.get(key)
-        if way is not None and event.layer != TCP:
-            return way
-        way = _WHOLE
-        if not self._every_hop:
-            names = flags(found["tcp"])
-            control = [name for name in names if name in ("SYN", "FIN", "RST")]
-            kind = control or (["data"] if "data" in found else ["ack"])
-            told = (*kind, str(endpoints(found, event)))
-            self._told[told] += 1
-            often = self._told[told]
-            full = 2 if control else 1
-            limit = full + self._fold_after - 1
-            way = _WHOLE if often <= full else _SHORT if often <= limit else _COUNTED
-        _keep(self._segments, key, way)
-        return way
-
-    def _repeats(self, event: Event, found: Headers) -> bool:
-        """TCP sends what it has sent before: something that takes up sequence numbers."""
-        header = found["tcp"]
-        if not ("data" in found or {"SYN", "FIN"} & set(flags(header))):
-            return False
-        key = (event.host, endpoints(found, event), number(header, "seq"))
-        known = key in self._sent
-        _keep(self._sent, key, None)
-        return known
-
-    def _remember(self, segment: bytes, found: Headers) -> Headers:
-        """All headers of a segment that were seen, also those that have been taken off since."""
-        key = segment[: tcp.MIN_HEADER]
-        known = self._headers.get(key, {}) | found
-        _keep(self._headers, key, known)
-        return known
-
-    def _socket_message(self, event: Event, found: Headers) -> list[Item]:
+    def _socket_message(self, event: Event) -> list[Item]:
         """A message between app and tcp."""
         start, end = self._lanes(event)
         fields = _socket_fields(event)
@@ -270,36 +232,36 @@ class Story:
         before, after = str(event.before.get("state", "")), str(event.after.get("state", ""))
         found: list[Item] = []
         if event.layer == TCP:
-            known = self._tables.get(event.host)
-            first = known.before if known else event.before
-            self._tables[event.host] = Socket(event.host, first, dict(event.after))
+            self._ends.take(event)
         if before != after:
             fields: Fields = {"was": before or "no socket", "is": after or "gone"}
+            descriptor = number(event.after or event.before, "descriptor")
+            if descriptor:
+                fields["socket"] = descriptor
             found.append(Mark(event.time, event.trace, lane, STATE, event.subject, fields))
-        if event.layer == TCP and not self.tabled and self._all_established():
+        if event.layer == TCP and not self.tabled and self._ends.established:
             found += self._sockets()
         return found
 
-    def _all_established(self) -> bool:
-        tables = self._tables
-        return len(tables) == len(self.hosts) and all(
-            table.after.get("state") == "ESTABLISHED" for table in tables.values()
-        )
-
     def _sockets(self) -> list[Item]:
-        if self.tabled or not self._tables:
+        sockets = self._ends.sockets()
+        if self.tabled or not sockets:
             return []
         self.tabled = True
-        rows = tuple(self._tables[host] for host in self.hosts if host in self._tables)
-        return [Sockets(self._last, rows)]
+        return [Sockets(self._last, sockets)]
 
     def _mark(self, event: Event) -> list[Item]:
         if event.what == DROP:
             self.dropped += 1
-        if event.subject.removesuffix(" returned") in _QUIET_CALLS:
+        call = event.subject.removesuffix(" returned")
+        quiet = call in _QUIET_CALLS or (call != event.subject and call in _QUIET_RETURNS)
+        if quiet and "error" not in event.fields:
             return []
         kind = DROP if event.what == DROP else "call" if event.layer == APP else NOTE
-        fields = ordered({name: value for name, value in event.fields.items() if value != ""})
+        fields = ordered(
+            {name: value for name, value in event.fields.items()
+             if value != "" and not (name in _FLAGS and str(value) in ("0", "False"))}
+        )  # fmt: skip
         mark = Mark(event.time, event.trace, Lane(event.host, event.layer), kind, event.subject,
                     fields)  # fmt: skip
         return self._limited((kind, event.host, event.subject), mark)
@@ -340,20 +302,6 @@ class Story:
         others = [name for name in self.hosts if name != host]
         return Lane(others[0], role) if others else THE_WIRE
 
-    def _take_off(self, frame: bytes) -> None:
-        key = _frame_key(frame)
-        _keep(self._flying, key, self._flying.get(key, 0) + 1)
-
-    def _land(self, frame: bytes) -> bool:
-        """A frame that was sent has arrived; False when nobody was seen to send it."""
-        key = _frame_key(frame)
-        left = self._flying.get(key, 0)
-        if left > 1:
-            self._flying[key] = left - 1
-        elif left:
-            del self._flying[key]
-        return left > 0
-
 
 def tell(events: Iterable[Event], story: Story) -> list[Item]:
     """A whole story at once, of events in any order."""
@@ -365,11 +313,8 @@ def tell(events: Iterable[Event], story: Story) -> list[Item]:
 
 def _socket_fields(event: Event) -> Fields:
     """What a message between app and tcp says: addresses with their ports, lengths, no settings."""
-    fields = {name: value for name, value in event.fields.items()
+    fields = {name: value for name, value in joined(event.fields).items()
               if value != "" and name not in _UNTOLD}  # fmt: skip
-    for end in ("local", "remote"):
-        if f"{end}_address" in event.fields:
-            fields[end] = f"{fields.pop(f'{end}_address')}:{fields.pop(f'{end}_port')}"
     if event.subject != "Credit":
         fields.pop("limit", None)
     if event.subject == "Data":
@@ -381,16 +326,3 @@ def _data(headers: Headers) -> Fields:
     """The length of the data behind a header, as a field of it."""
     data = number(headers.get("data", {}), "bytes")
     return {"data": data} if data else {}
-
-
-def _frame_key(frame: bytes) -> bytes:
-    """Enough of a frame to tell it from others: three headers and the length."""
-    return frame[:74] + len(frame).to_bytes(4, "big")
-
-
-def _keep(store: OrderedDict, key: object, value: object) -> None:
-    """Remember the newest; the oldest goes when there are too many."""
-    store[key] = value
-    store.move_to_end(key)
-    if len(store) > _REMEMBERED:
-        store.popitem(last=False)

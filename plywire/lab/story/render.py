@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from plywire.lab.story.fields import option_rows, ordered
+from plywire.lab.story.fields import option_rows
 from plywire.lab.story.items import Folded, Hop, Item, Lane, Mark, Socket, Sockets, Summary
 from plywire.lab.story.measure import PIPES
 from plywire.roles import APP, IP, LAYERS, LINK, TCP, WIRE
@@ -137,6 +137,8 @@ class Renderer:
         row[self._at(mark.lane)] = _Word(glyph, style)
         place = f"{mark.lane.host} {mark.lane.role}"
         if mark.kind == STATE:
+            if "socket" in mark.fields:
+                place += f" socket {mark.fields['socket']}"
             words = [_Word(f"{place}:"), _Word(f"{mark.fields['was']} ->"),
                      _Word(str(mark.fields["is"]), STATE)]  # fmt: skip
             words += [_Word(word) for word in f"({mark.title})".split()] if mark.title else []
@@ -203,8 +205,7 @@ class Renderer:
         """Side by side: before and after, the caller's and the other's."""
         sockets = item.sockets
         space = (self.width - _INDENT - _NAME_COLUMN) // (2 * max(2, len(sockets)))
-        told = [name for socket in sockets for name in (*socket.before, *socket.after)]
-        names = ordered(dict.fromkeys(told, ""))
+        names = dict.fromkeys(name for socket in sockets for name in socket.after)
         title = "What each TCP has written in its own socket. The other host cannot see this."
         heads = [f"{socket.host} {when}" for socket in sockets for when in ("before", "after")]
         rows = [["", *heads]]

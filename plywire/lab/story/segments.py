@@ -1,0 +1,113 @@
+"""What a story remembers of the segments and frames that it has seen, within bounds."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from typing import Any
+
+from plywire.lab.story.fields import Headers, endpoints, flags, number
+from plywire.roles import TCP
+from plywire.trace import Event
+from plywire.wire import tcp
+
+WHOLE, SHORT, COUNTED = "whole", "short", "counted"
+"""How a segment is told: hop by hop, in one line from TCP to TCP, or as a number."""
+
+_REMEMBERED = 4096
+
+
+class Segments:
+    """Which segments were seen, how each is told, and all headers it has had."""
+
+    def __init__(self, fold_after: int, every_hop: bool) -> None:
+        self._fold_after = fold_after
+        self._every_hop = every_hop
+        self._ways: OrderedDict[bytes, str] = OrderedDict()
+        self._headers: OrderedDict[bytes, Headers] = OrderedDict()
+        self._sent: OrderedDict[tuple, None] = OrderedDict()
+        self._told: Counter[tuple[str, ...]] = Counter()
+
+    def known(self, segment: bytes) -> bool:
+        """It was seen before, in whatever layer."""
+        return _key(segment) in self._ways
+
+    def way(self, event: Event, found: Headers, segment: bytes) -> str:
+        """How this segment is told: decided where it is first seen.
+
+        When TCP sends the same bytes again, that is decided anew.
+        """
+        key = _key(segment)
+        way = self._ways.get(key)
+        if way is None or event.layer == TCP:
+            way = WHOLE if self._every_hop else self._decide(event, found)
+            _keep(self._ways, key, way)
+        return way
+
+    def _decide(self, event: Event, found: Headers) -> str:
+        control = [name for name in flags(found["tcp"]) if name in ("SYN", "FIN", "RST")]
+        kind = control or (["data"] if "data" in found else ["ack"])
+        like = (*kind, str(endpoints(found, event)))
+        self._told[like] += 1
+        whole = 2 if control else 1
+        if self._told[like] <= whole:
+            return WHOLE
+        return SHORT if self._told[like] < whole + self._fold_after else COUNTED
+
+    def repeats(self, event: Event, found: Headers) -> bool:
+        """TCP sends what it has sent before: something that takes up sequence numbers."""
+        header = found["tcp"]
+        if not ("data" in found or {"SYN", "FIN"} & set(flags(header))):
+            return False
+        key = (event.host, endpoints(found, event), number(header, "seq"))
+        known = key in self._sent
+        _keep(self._sent, key, None)
+        return known
+
+    def headers(self, segment: bytes, found: Headers) -> Headers:
+        """All headers of a segment that were seen, also those that have been taken off since."""
+        key = _key(segment)
+        known = self._headers.get(key, {}) | found
+        _keep(self._headers, key, known)
+        return known
+
+
+class Flight:
+    """The frames that were sent and have not arrived."""
+
+    def __init__(self) -> None:
+        self._frames: OrderedDict[bytes, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(self._frames.values())
+
+    def take_off(self, frame: bytes) -> None:
+        """A frame was sent."""
+        key = _frame_key(frame)
+        _keep(self._frames, key, self._frames.get(key, 0) + 1)
+
+    def land(self, frame: bytes) -> bool:
+        """A frame has arrived; False when nobody was seen to send it."""
+        key = _frame_key(frame)
+        left = self._frames.get(key, 0)
+        if left > 1:
+            self._frames[key] = left - 1
+        elif left:
+            del self._frames[key]
+        return left > 0
+
+
+def _key(segment: bytes) -> bytes:
+    return segment[: tcp.MIN_HEADER]
+
+
+def _frame_key(frame: bytes) -> bytes:
+    """Enough of a frame to tell it from others: three headers and the length."""
+    return frame[:74] + len(frame).to_bytes(4, "big")
+
+
+def _keep(store: OrderedDict, key: object, value: Any) -> None:
+    """Remember the newest; the oldest goes when there are too many."""
+    store[key] = value
+    store.move_to_end(key)
+    if len(store) > _REMEMBERED:
+        store.popitem(last=False)
