@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import threading
@@ -188,7 +189,8 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
 
         def listen(host: str, role: str, line: str) -> None:
             if wanted(host, role):
-                loop.call_soon_threadsafe(put, (host, role, line))
+                with contextlib.suppress(RuntimeError):  # the service has ended, the lab not yet
+                    loop.call_soon_threadsafe(put, (host, role, line))
 
         listener = listen if request.follow else None
         lines, leave = await asyncio.to_thread(
