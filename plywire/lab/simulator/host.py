@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from plywire.calls import Call
-from plywire.config import (
-    DEFAULT_IMPLEMENTATIONS,
-    PROFILES,
-    AppConfig,
-    HostConfig,
-    IpConfig,
-    LinkConfig,
-    parse,
-)
 from plywire.errors import ConfigError, SocketError
 from plywire.lab.simulator.node import Node
+from plywire.lab.simulator.settings import configure
 from plywire.layer import Layer
 from plywire.messages import Frame
 from plywire.registry import implementation, load
-from plywire.roles import APP, LAYERS, LINK, PIPES, Role, neighbours
+from plywire.roles import APP, LAYERS, PIPES, Role, neighbours
 
 if TYPE_CHECKING:
-    from plywire.lab.simulator.wire import Wire
     from plywire.lab.simulator.world import World
-
-RAW_LINK = "services.link.raw:create"
-"""What runs the link of a host on raw wires, unless the host names something else."""
 
 Address = tuple[str, int]
 
@@ -50,7 +38,7 @@ class Host:
         self.world = world
         self.name = name
         self._settings: dict[str, Any] = {"address": address} | settings
-        self.config, self._wires = _configure(world, name, **self._settings)
+        self.config, self._wires = configure(world, name, **self._settings)
         self._incarnations = 0
         self._pending: dict[Call, None] = {}  # a dict, because its order is repeatable
         for interface in self.config.interfaces:
@@ -66,6 +54,14 @@ class Host:
     # timeout is in seconds of virtual time: None for ever, 0 not at all. Where the gRPC service
     # says "would block" or "in progress" as a result, here the call fails with EAGAIN or
     # EINPROGRESS, as a kernel's would.
+
+    def open_session(self) -> Call:
+        """The id of a new session: sockets made with it are closed when it is."""
+        return self._call("open_session")
+
+    def close_session(self, session: str) -> Call:
+        """What happens when the program that opened it has died."""
+        return self._call("close_session", session)
 
     def create_socket(self, *, session: str = "", request_id: str = "") -> Call:
         """A descriptor."""
@@ -168,7 +164,7 @@ class Host:
 
     def resolve(self, name: str) -> Call:
         """The addresses of a name, as text."""
-        return self._call("resolve", name, timed=False)
+        return self._call("resolve", name)
 
     def poll(self, items: Sequence[tuple[int, int]], *, timeout: float | None = None) -> Call:
         """(descriptor, events) of the sockets that are ready; an empty list after the timeout."""
@@ -232,7 +228,7 @@ class Host:
         if fixed:
             raise ConfigError(f"host {self.name}", f"{', '.join(sorted(fixed))} cannot be reset")
         settings = self._settings | settings
-        self.config, _ = _configure(self.world, self.name, **settings)
+        self.config, _ = configure(self.world, self.name, **settings)
         self._settings = settings
         self._start()
         self._interrupt("ECONNABORTED", "the host was reset during the call")
@@ -278,18 +274,15 @@ class Host:
         self,
         name: str,
         *args: Any,
-        timed: bool = True,
         blocked: Callable[[Any], str] | None = None,
         **keywords: Any,
     ) -> Call:
         node = self.nodes[APP]
-        if timed:
-            keywords["now"] = self.world.now
         operation = _Operation(self.world, blocked)
         self._pending[operation] = None
         operation.then(self._forget)
         try:
-            answer = getattr(node.layer, name)(*args, **keywords)
+            answer = getattr(node.layer, name)(*args, now=self.world.now, **keywords)
         except SocketError as error:
             answer = Call().fail(error)
         operation.wait_for(answer if isinstance(answer, Call) else Call().resolve(answer))
@@ -301,8 +294,11 @@ class Host:
         self._pending.pop(operation, None)
 
     def _send_offset(self, descriptor: int) -> int:
-        info = self.get_socket(descriptor)
-        return info.value.send_offset if info.done and info.error is None else 0
+        """How far a socket's stream was accepted; asked of app in a way that no trace shows."""
+        for row in self.describe(APP, "sockets"):
+            if row["descriptor"] == descriptor:
+                return row.get("send_offset", 0)
+        return 0
 
     def _interrupt(self, name: str, cause: str) -> None:
         for operation in list(self._pending):
@@ -342,68 +338,3 @@ class _Operation(Call):
             self.fail(SocketError(name, "the timeout is over", APP))
         else:
             self.resolve(inner.value)
-
-
-def _configure(
-    world: World,
-    name: str,
-    *,
-    address: str | None = None,
-    wire: str = "lan",
-    mtu: int = 1500,
-    interfaces: Iterable[Mapping[str, Any]] | None = None,
-    routes: Iterable[tuple[str, str]] = (),
-    forwarding: bool | None = None,
-    implementations: Mapping[Role, str] | None = None,
-    profile: str = "linux",
-    tcp: Mapping[str, Any] | None = None,
-    ip: Mapping[str, Any] | None = None,
-    link: Mapping[str, Any] | None = None,
-    app: Mapping[str, Any] | None = None,
-) -> tuple[HostConfig, dict[int, Wire]]:
-    """A host's configuration, by the same checks as a lab file's, and its wires by ifindex."""
-    where = f"host {name}"
-    if (address is None) == (interfaces is None):
-        raise ConfigError(where, "needs either an address (10.0.0.1/24) or interfaces")
-    if interfaces is None:
-        rows = [{"address": address, "wire": wire, "mtu": mtu}]
-    else:
-        rows = [{"wire": wire, "mtu": mtu} | dict(row) for row in interfaces]
-    wires = {index: world.wire(str(row["wire"])) for index, row in enumerate(rows, 1)}
-    kinds = {item.raw for item in wires.values()}
-    if len(kinds) > 1:
-        raise ConfigError(where, "is on a raw wire and on another kind: its one link runs both")
-    implementations = dict(implementations or {})
-    if kinds == {True}:
-        implementations.setdefault(LINK, RAW_LINK)
-    table: dict[str, Any] = {
-        "interfaces": rows,
-        "routes": [{"to": prefix, "via": gateway} for prefix, gateway in routes],
-        "implementations": implementations,
-        "profile": profile,
-    }
-    if forwarding is not None:
-        table["forwarding"] = forwarding
-    for role in LAYERS:
-        load(implementations.get(role, DEFAULT_IMPLEMENTATIONS[role]))
-    lab = parse({"wires": {item: {} for item in world.wires}, "hosts": {name: table}}, where)
-    config = replace(
-        lab.hosts[name],
-        names=world.names,
-        tcp=_changed(PROFILES[profile], tcp, f"{where}: tcp"),
-        ip=_changed(IpConfig(), ip, f"{where}: ip"),
-        link=_changed(LinkConfig(), link, f"{where}: link"),
-        app=_changed(AppConfig(), app, f"{where}: app"),
-    )
-    return config, wires
-
-
-def _changed(default: Any, changes: Mapping[str, Any] | None, where: str) -> Any:
-    """A dataclass of numbers with some changed; a key or type that it does not have is refused."""
-    for key, value in (changes or {}).items():
-        if key not in {item.name for item in fields(default)}:
-            raise ConfigError(f"{where}.{key}", "unknown key")
-        if type(value) is not type(getattr(default, key)):
-            kind = type(getattr(default, key)).__name__
-            raise ConfigError(f"{where}.{key}", f"{value!r} is not of type {kind}")
-    return replace(default, **(changes or {}))
