@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL = {path.stem for path in (ROOT / "plywire").glob("*.py")} - {"__init__"}
 FORBIDDEN_IN_CORES = {"zmq", "grpc", "msgpack", "asyncio", "threading", "socket", "os", "time"}
-APP_SHELL = {"servicer", "server", "transfer", "health", "__main__"}
+APP_SHELL = {"bridge", "servicer", "server", "transfer", "health", "__main__"}
 LENGTH_LIMIT = 600
 
 

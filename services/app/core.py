@@ -27,7 +27,7 @@ from services.app.readiness import Readiness
 from services.app.replies import Replies
 from services.app.results import Address
 from services.app.sockets import CLOSED, LISTEN, Socket
-from services.app.transfers import Transfers
+from services.app.streaming import Streaming
 
 STATE_VERSION = 1
 
@@ -41,7 +41,7 @@ class AppLayer:
         self.counters: Counter[str] = self.context.counters
         self._tracer = tracer
         self._endpoints = Endpoints(self.context)
-        self._transfers = Transfers(self.context, self._endpoints)
+        self._streaming = Streaming(self.context, self._endpoints)
         self._readiness = Readiness(self.context)
         self._replies = Replies(self.context.cancel)
         self._sessions: dict[str, set[int]] = {}
@@ -168,7 +168,7 @@ class AppLayer:
         def start(trace: int) -> Call:
             socket = self.context.table.find(descriptor)
             wait = nanoseconds(timeout)
-            return self._transfers.send(socket, data, offset, wait, more, trace)
+            return self._streaming.send(socket, data, offset, wait, more, trace)
 
         return self._call("Send", now, start, descriptor, bytes=len(data))
 
@@ -193,15 +193,20 @@ class AppLayer:
         def start(trace: int) -> Call:
             socket = self.context.table.find(descriptor)
             wait = nanoseconds(timeout)
-            return self._transfers.recv(socket, max_bytes, offset, wait, peek, acknowledged, trace)
+            return self._streaming.recv(socket, max_bytes, offset, wait, peek, acknowledged, trace)
 
         return self._call("Recv", now, start, descriptor, max_bytes=max_bytes)
+
+    def readable(self, descriptor: int) -> int:
+        """Bytes that recv would give at once (FIONREAD); 0 for an unknown descriptor."""
+        socket = self.context.table.get(descriptor)
+        return socket.receive.waiting if socket is not None and socket.receive is not None else 0
 
     def shutdown(self, descriptor: int, how: str, *, now: int) -> Call:
         """End one direction or both; how: read, write, both."""
 
         def start(trace: int) -> Call:
-            self._transfers.shutdown(self.context.table.find(descriptor), how, trace)
+            self._streaming.shutdown(self.context.table.find(descriptor), how, trace)
             return Call().resolve(None)
 
         return self._call("Shutdown", now, start, descriptor, how=how)
@@ -220,7 +225,7 @@ class AppLayer:
                 self.context.tell(Option(trace, socket.handle, name, told[name]))
             if name == "SO_RCVBUF" and socket.receive is not None:
                 socket.receive.buffer = socket.options[name]
-                self._transfers.grow_credit(socket, trace)
+                self._streaming.grow_credit(socket, trace)
             elif name == "SO_SNDBUF" and socket.send is not None:
                 socket.send.size = socket.options[name]
             elif name == "TCP_CORK":
@@ -347,7 +352,7 @@ class AppLayer:
             for each in (socket, *socket.queue):
                 if each.handle:
                     context.handles[each.handle] = each
-                    self._transfers.repeat(each)
+                    self._streaming.repeat(each)
         self._sessions = {session: set(owned) for session, owned in data["sessions"].items()}
         for kind, *fields in data["held"]:
             context.held.append(messages.KINDS[kind]._make(fields))
@@ -474,11 +479,11 @@ class AppLayer:
 
 
 _HANDLERS: dict[type, Callable[[AppLayer, Any], None]] = {
-    messages.Data: lambda layer, message: layer._transfers.on_data(message, layer._stream(message)),
-    messages.Credit: lambda layer, message: layer._transfers.on_credit(
+    messages.Data: lambda layer, message: layer._streaming.on_data(message, layer._stream(message)),
+    messages.Credit: lambda layer, message: layer._streaming.on_credit(
         message, layer._stream(message)
     ),
-    messages.End: lambda layer, message: layer._transfers.on_end(message, layer._stream(message)),
+    messages.End: lambda layer, message: layer._streaming.on_end(message, layer._stream(message)),
     messages.Opened: lambda layer, message: layer._endpoints.on_opened(message),
     messages.Closed: lambda layer, message: layer._endpoints.on_closed(message),
     messages.Bound: lambda layer, message: layer._endpoints.on_bound(

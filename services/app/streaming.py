@@ -28,7 +28,7 @@ MAX_TRANSFER = 1 << 20
 """Bytes of one send or recv."""
 
 
-class Transfers:
+class Streaming:
     """The operations on open connections."""
 
     def __init__(self, context: Context, endpoints: Endpoints) -> None:
