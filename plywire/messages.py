@@ -379,7 +379,8 @@ class Frame(NamedTuple):
 class Join(NamedTuple):
     """A station asks to be on the wire: its name and the endpoint of its inbox.
 
-    relay: 1 asks the receiver to tell the other stations, and to answer with Members.
+    relay: 1 asks the receiver to tell the other stations, and to answer with Members; it is asked
+    again until the answer comes.
     """
 
     KIND = 81
@@ -390,7 +391,10 @@ class Join(NamedTuple):
 
 
 class Members(NamedTuple):
-    """The stations that the sender knows, itself included, as (name, endpoint)."""
+    """The stations that the sender knows, as (name, endpoint), its own row first.
+
+    The answer to a Join with relay 1, and bears that one's trace id.
+    """
 
     KIND = 82
     trace: U64

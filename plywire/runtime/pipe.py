@@ -14,9 +14,13 @@ from collections.abc import Iterable, Sequence
 import zmq
 
 from plywire import envelope
+from plywire.errors import ConfigError
 from plywire.messages import Hello, Message
 from plywire.roles import Role
 from plywire.runtime.lock import Lock
+
+Context = zmq.Context
+Socket = zmq.Socket
 
 HIGH_WATER = 256
 """Batches that a packet boundary holds on each of its two sides before it drops."""
@@ -30,9 +34,12 @@ _RECONNECT_MAX_MS = 200
 
 
 class Inbox:
-    """A bound PULL socket. Bad messages are counted as `drop_pipe_<reason>` and passed over."""
+    """A bound PULL socket. Bad messages are counted as `drop_pipe_<reason>` and passed over.
 
-    def __init__(self, context: zmq.Context, endpoint: str, counters: Counter[str]) -> None:
+    Raises ConfigError when the endpoint cannot be bound, Held when another process has it.
+    """
+
+    def __init__(self, context: Context, endpoint: str, counters: Counter[str]) -> None:
         self.endpoint = endpoint
         self.counters = counters
         path = endpoint.removeprefix("ipc://")
@@ -41,7 +48,11 @@ class Inbox:
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.RCVHWM, HIGH_WATER)
         self.socket.set(zmq.MAXMSGSIZE, envelope.MAX_BATCH)
-        self.socket.bind(endpoint)
+        try:
+            self.socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(endpoint, f"cannot listen here: {error.strerror}") from None
 
     def receive(self) -> list[Message]:
         """What has arrived, about MESSAGES_PER_TURN at most; never waits."""
@@ -65,9 +76,12 @@ class Inbox:
 
 
 class Outlet:
-    """A connected PUSH socket that drops, and counts, what its reader cannot take now."""
+    """A connected PUSH socket that drops, and counts, what its reader cannot take now.
 
-    def __init__(self, context: zmq.Context, endpoint: str, high_water: int = HIGH_WATER) -> None:
+    Raises ConfigError for an endpoint that ZeroMQ does not understand.
+    """
+
+    def __init__(self, context: Context, endpoint: str, high_water: int = HIGH_WATER) -> None:
         self.endpoint = endpoint
         self.socket = context.socket(zmq.PUSH)
         self.socket.set(zmq.LINGER, 0)
@@ -75,7 +89,11 @@ class Outlet:
         self.socket.set(zmq.IMMEDIATE, 1)
         self.socket.set(zmq.RECONNECT_IVL, _RECONNECT_MS)
         self.socket.set(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-        self.socket.connect(endpoint)
+        try:
+            self.socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(endpoint, f"cannot be connected to: {error.strerror}") from None
 
     def send(self, messages: Sequence[Message]) -> bool:
         """Send one batch; False when the reader is away or full. Never waits."""

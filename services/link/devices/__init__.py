@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from plywire.config import HostConfig, InterfaceConfig
+from plywire.runtime.pipe import Context
+from plywire.runtime.shell import Port
 from services.link.devices import tap, wire
 
-if TYPE_CHECKING:
-    import zmq
-
-    from plywire.runtime.shell import Port
-
-DeviceFactory = Callable[
-    [HostConfig, InterfaceConfig, "zmq.Context", "Path | str", Sequence[str]], "Port"
-]
+DeviceFactory = Callable[[HostConfig, InterfaceConfig, Context, Path | str, Sequence[str]], Port]
 """`factory(host, interface, context, directory, peers)`; directory: the run directory; peers:
 endpoints of the other stations on the interface's wire."""
 
@@ -26,7 +20,7 @@ DEVICES: dict[str, DeviceFactory] = {"wire": wire.create, "tap": tap.create}
 
 def open_ports(
     host: HostConfig,
-    context: zmq.Context,
+    context: Context,
     directory: Path | str,
     peers: Mapping[str, Sequence[str]],
 ) -> list[Port]:

@@ -10,14 +10,11 @@ import struct
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from plywire.config import HostConfig, InterfaceConfig
 from plywire.errors import ConfigError
 from plywire.messages import MAX_FRAME, Frame, Message
-
-if TYPE_CHECKING:
-    import zmq
+from plywire.runtime.pipe import Context
 
 FRAMES_PER_TURN = 64
 
@@ -84,7 +81,7 @@ class TapPort:
 def create(
     host: HostConfig,
     interface: InterfaceConfig,
-    context: zmq.Context,
+    context: Context,
     directory: Path | str,
     peers: Sequence[str],
 ) -> TapPort:

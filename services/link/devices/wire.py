@@ -16,13 +16,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import zmq
-
 from plywire.config import MS, SECOND, HostConfig, InterfaceConfig
 from plywire.errors import ConfigError
 from plywire.messages import Frame, Join, Leave, Members, Message
 from plywire.runtime.config import IPC_PATH_MAX, wire_endpoint
-from plywire.runtime.pipe import PACKETS_PER_BATCH, Inbox, Outlet
+from plywire.runtime.pipe import PACKETS_PER_BATCH, Context, Inbox, Outlet, Socket
 
 NAME_MAX = 64
 ENDPOINT_MAX = 255
@@ -71,7 +69,7 @@ class WirePort:
 
     def __init__(
         self,
-        context: zmq.Context,
+        context: Context,
         ifindex: int,
         name: str,
         listen: str,
@@ -91,7 +89,7 @@ class WirePort:
             if station is not None:
                 self._ask(station)
 
-    def pollable(self) -> zmq.Socket:
+    def pollable(self) -> Socket:
         """The inbox."""
         return self._inbox.socket
 
@@ -233,7 +231,7 @@ class WirePort:
             return None
         try:
             outlet = Outlet(self._context, endpoint)
-        except zmq.ZMQError:  # no such transport, or no socket left
+        except ConfigError:
             self.counters["drop_wire_bad_endpoint"] += 1
             return None
         station = self.stations[endpoint] = Station(endpoint, outlet, configured)
@@ -274,7 +272,7 @@ class WirePort:
 def create(
     host: HostConfig,
     interface: InterfaceConfig,
-    context: zmq.Context,
+    context: Context,
     directory: Path | str,
     peers: Sequence[str],
 ) -> WirePort:
@@ -290,8 +288,8 @@ def create(
             raise ConfigError(f"{where}.{key}", f"{value!r} is not ipc://PATH or tcp://HOST:PORT")
     try:
         return WirePort(context, interface.ifindex, name, listen, endpoint, peers)
-    except zmq.ZMQError as error:
-        raise ConfigError(f"{where}.listen", f"cannot listen at {listen}: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}.listen", str(error)) from None
 
 
 def _advertised(listen: str) -> str:
