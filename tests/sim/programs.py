@@ -20,14 +20,14 @@ def two_hosts(world: World, **settings) -> tuple[Host, Host]:
 
 def socket(host: Host) -> int:
     """A new socket."""
-    return host.create_socket().result()
+    return host.world.wait(host.create_socket())
 
 
 def listener(host: Host, port: int = 80, backlog: int = 128) -> int:
     """A socket that listens."""
     descriptor = socket(host)
-    host.bind(descriptor, ("", port)).result()
-    host.listen(descriptor, backlog).result()
+    host.world.wait(host.bind(descriptor, ("", port)))
+    host.world.wait(host.listen(descriptor, backlog))
     return descriptor
 
 
