@@ -7,9 +7,9 @@ from worlds import World
 @pytest.fixture(params=["kernel", "plywire"])
 def world(request):
     if request.param == "kernel":
-        world = World(socket, socket, "127.0.0.1")
+        world = World("kernel", socket, socket, "127.0.0.1")
     else:
         stacks = request.getfixturevalue("stacks")
-        world = World(stacks["h1"], stacks["h2"], "10.0.0.2")
+        world = World("plywire", stacks["h1"], stacks["h2"], "10.0.0.2")
     yield world
     world.close()

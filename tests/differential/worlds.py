@@ -11,8 +11,8 @@ LIMIT = 30.0
 class World:
     """Where a test runs. `client` and `server` offer the functions of the socket module."""
 
-    def __init__(self, client, server, address):
-        self.client, self.server, self.address = client, server, address
+    def __init__(self, name, client, server, address):
+        self.name, self.client, self.server, self.address = name, client, server, address
         self._opened = []
         self._threads = []
 
