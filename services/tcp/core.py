@@ -1,0 +1,220 @@
+"""The TCP layer: the Layer contract, demultiplexing, and the app's messages."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from plywire.envelope import dump_state, load_state
+from plywire.errors import DecodeError
+from plywire.layer import Output
+from plywire.messages import (
+    FLAG_BROADCAST,
+    KINDS,
+    Connect,
+    Hello,
+    Message,
+    PacketError,
+    Paths,
+    Segment,
+)
+from plywire.roles import APP, IP, Role
+from plywire.wire.ipv4 import PROTOCOL_TCP
+from plywire.wire.tcp import decode
+from services.tcp import icmp_errors, listener, timeouts
+from services.tcp.app_calls import AppCalls
+from services.tcp.ports import Reservation
+from services.tcp.segment_arrives import segment_arrives
+from services.tcp.stack import PATHS, Stack
+from services.tcp.states import SYN_RECEIVED
+from services.tcp.tcb import Tcb
+
+if TYPE_CHECKING:
+    from plywire.config import HostConfig
+    from plywire.trace import Tracer
+
+
+class TcpLayer:
+    """One host's TCP."""
+
+    def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
+        self.stack = Stack(host, rng, tracer)
+        self.counters: Counter[str] = self.stack.counters
+        self._app = AppCalls(self.stack, rng.getrandbits(16))
+        self._handlers: dict[type, tuple[Role, Callable]] = {
+            Segment: (IP, self._segment),
+            Paths: (IP, self._paths),
+            PacketError: (IP, self._packet_error),
+            **{kind: (APP, handler) for kind, handler in self._app.handlers.items()},
+        }
+
+    # --- the Layer contract -----------------------------------------------------------------------
+
+    def receive(self, message: Message, source: Role, now: int) -> None:
+        """Take one message; what cannot be used is counted and dropped."""
+        stack = self.stack
+        stack.trace = message.trace
+        role, handler = self._handlers.get(type(message), (None, None))
+        if role != source:
+            if isinstance(message, Hello):
+                self._hello(message, now)
+            else:
+                stack.drop("unexpected_message", now)
+            return
+        try:
+            handler(message, now)
+        except DecodeError as error:
+            stack.counters["tcp_in_errs"] += 1
+            stack.drop(error.reason, now, getattr(message, "payload", b""))
+
+    def expire(self, now: int) -> None:
+        """Run the timers that are due."""
+        stack = self.stack
+        for owner, kind in stack.timers.expire(now):
+            if kind == PATHS:
+                self._app.connect_now(stack.waiting.pop(owner), now)
+                continue
+            tcb = stack.by_id[owner]
+            stack.trace = tcb.trace
+            timeouts.timeout(stack, tcb, kind, now)
+
+    def deadline(self) -> int | None:
+        """When the next timer is due."""
+        return self.stack.timers.deadline()
+
+    def outputs(self) -> list[Output]:
+        """What is to be sent. What the app is told of a connection is gathered until here."""
+        stack = self.stack
+        if stack.dirty:
+            stack.flush_all()
+        out, stack.out = stack.out, []
+        return out
+
+    def snapshot(self) -> bytes:
+        """Connections, listeners, ports, timers, counters, and what was not taken by `outputs`."""
+        stack = self.stack
+        stack.flush_all()
+        return dump_state(
+            {
+                "connections": [tcb.to_state() for tcb in stack.by_id.values()],
+                "listeners": [item.to_state() for item in stack.listeners.values()],
+                "reservations": [item.to_state() for item in stack.reservations.values()],
+                "waiting": [list(item) for item in stack.waiting.values()],
+                "timers": [[*key, when] for key, when in stack.timers.items()],
+                "paths": stack.paths.to_state(),
+                "ports": stack.ports.to_state(),
+                "isn_key": stack.isn.key,
+                "next": [stack.next_id, stack.next_handle, self._app.bind_seed],
+                "app_generation": stack.app_generation,
+                "counters": dict(stack.counters),
+                "out": [[to, message.KIND, list(message)] for to, message in stack.out],
+            }
+        )
+
+    def restore(self, state: bytes, now: int) -> None:
+        """Take over from a snapshot; times in it are of the same clock."""
+        stack = self.stack
+        saved = load_state(state)
+        stack.paths.restore(saved["paths"])
+        stack.ports.restore(saved["ports"])
+        stack.isn.key = saved["isn_key"]
+        stack.next_id, stack.next_handle, self._app.bind_seed = saved["next"]
+        stack.app_generation = saved["app_generation"]
+        stack.counters.update(saved["counters"])
+        for row in saved["reservations"]:
+            reservation = Reservation(*row)
+            stack.ports.adopt(reservation)
+            stack.reservations[reservation.handle] = reservation
+        for handle, row, backlog, settings in saved["listeners"]:
+            item = listener.Listener(handle, Reservation(*row))
+            item.backlog, item.options = backlog, settings
+            stack.ports.adopt(item.reservation)
+            stack.listeners[handle] = item
+        for row in saved["connections"]:
+            tcb = Tcb.from_state(row, stack.cfg)
+            stack.enter(tcb)
+            holder = stack.listeners.get(tcb.listener)
+            if holder is not None and not tcb.accepted and tcb.handle:
+                waits = holder.embryonic if tcb.state == SYN_RECEIVED else holder.queue
+                waits.add(tcb.id)
+        stack.waiting = {row[1]: Connect(*row) for row in saved["waiting"]}
+        for owner, kind, when in saved["timers"]:
+            stack.timers.set((owner, kind), when)
+        stack.out = [Output(to, _message(kind, fields)) for to, kind, fields in saved["out"]]
+
+    def describe(self, topic: str, now: int) -> object:
+        """`connections` (as `ss -tin`), `listeners`, `counters`."""
+        stack = self.stack
+        if topic == "connections":
+            return [_describe(tcb, stack, now) for tcb in stack.by_id.values()]
+        if topic == "listeners":
+            return [{"handle": item.handle, **item.control()} for item in stack.listeners.values()]
+        if topic == "counters":
+            established = sum(tcb.state in ("ESTABLISHED", "CLOSE-WAIT")
+                              for tcb in stack.by_id.values())  # fmt: skip
+            return {**stack.counters, "tcp_curr_estab": established}
+        raise KeyError(topic)
+
+    # --- from ip ----------------------------------------------------------------------------------
+
+    def _segment(self, message: Segment, now: int) -> None:
+        stack = self.stack
+        if message.protocol != PROTOCOL_TCP:
+            stack.drop("not_tcp", now)
+            return
+        stack.counters["tcp_in_segs"] += 1
+        src, dst = message.src, message.dst
+        header, data = decode(message.payload, src, dst)
+        tcb = stack.connections.get((dst, header.dst_port, src, header.src_port))
+        if tcb is not None and not message.flags & FLAG_BROADCAST:
+            if not listener.reopens(stack, tcb, header, data, now):
+                segment_arrives(stack, tcb, header, data, now)
+        elif message.flags & FLAG_BROADCAST or stack.paths.is_group(dst):
+            stack.drop("broadcast", now)  # MUST-57
+        elif src[0] == 0 or stack.paths.is_group(src):
+            stack.drop("bad_source", now)  # MUST-63
+        else:
+            listener.segment_for_nobody(stack, header, data, src, dst, now)
+
+    def _packet_error(self, message: PacketError, now: int) -> None:
+        if message.protocol == PROTOCOL_TCP:
+            icmp_errors.packet_error(self.stack, message, now)
+
+    def _paths(self, message: Paths, now: int) -> None:
+        stack = self.stack
+        stack.paths.replace(message.rows)
+        waiting, stack.waiting = stack.waiting, {}
+        for handle, connect in waiting.items():
+            stack.timers.cancel((handle, PATHS))
+            stack.trace = connect.trace
+            self._app.connect_now(connect, now)
+
+    def _hello(self, message: Hello, now: int) -> None:
+        """An app that was started anew has forgotten its sockets: nobody holds them any more."""
+        stack = self.stack
+        if message.role == APP and message.generation != stack.app_generation:
+            known, stack.app_generation = stack.app_generation, message.generation
+            if known is not None:
+                stack.abort_all(now)
+
+
+def _describe(tcb: Tcb, stack: Stack, now: int) -> dict[str, object]:
+    control = tcb.control()
+    timers = {kind: (when - now) // 1_000_000
+              for (owner, kind), when in stack.timers.items() if owner == tcb.id}  # fmt: skip
+    return {
+        "handle": tcb.handle,
+        "listener": tcb.listener,
+        "local": f"{control['local_address']}:{tcb.local_port}",
+        "peer": f"{control['remote_address']}:{tcb.remote_port}",
+        "recv_q": tcb.receive_queue,
+        "send_q": tcb.send_queue,
+        "timers_ms": timers,
+        **control,
+    }
+
+
+def _message(kind: int, fields: list) -> Message:
+    return KINDS[kind](*fields)

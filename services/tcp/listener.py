@@ -1,0 +1,174 @@
+"""Sockets in LISTEN: their backlog, and what a SYN does to them (RFC 9293 3.10.7.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from plywire import seq
+from plywire.wire.tcp import ACK, RST, SYN, TcpHeader
+from services.tcp import options, user_calls
+from services.tcp.paths import ANY, Path
+from services.tcp.ports import Reservation
+from services.tcp.segment_arrives import passive_open
+from services.tcp.stack import sequence_length
+from services.tcp.states import LISTEN, RCV_SYN, SYN_RECEIVED, TIME_WAIT
+from services.tcp.tcb import Tcb
+
+if TYPE_CHECKING:
+    from services.tcp.stack import Stack
+
+_SYN_QUEUE = 256  # at least so many handshakes may be under way
+_INCARNATION_GAP = 0x1_0001  # as Linux: beyond any window that the old incarnation can have had
+
+
+class Listener:
+    """A socket in LISTEN. It has no control block: its connections have.
+
+    embryonic: ids of connections in SYN-RECEIVED; queue: those that wait for accept().
+    """
+
+    __slots__ = ("backlog", "embryonic", "handle", "options", "queue", "reservation")
+
+    def __init__(self, handle: int, reservation: Reservation) -> None:
+        self.handle = handle
+        self.reservation = reservation
+        self.backlog = 0
+        self.options: dict[str, int | str] = {}
+        self.embryonic: set[int] = set()
+        self.queue: set[int] = set()
+
+    @property
+    def full(self) -> bool:
+        """No connection more may wait: one above the backlog, as in Linux."""
+        return len(self.queue) > self.backlog
+
+    def completed(self, tcb_id: int) -> None:
+        """A handshake is over; the connection waits for accept()."""
+        self.embryonic.discard(tcb_id)
+        self.queue.add(tcb_id)
+
+    def forget(self, tcb_id: int) -> None:
+        """A connection was accepted or is gone."""
+        self.embryonic.discard(tcb_id)
+        self.queue.discard(tcb_id)
+
+    def control(self) -> dict[str, int | str]:
+        """What Info says of a listener."""
+        return {
+            "state": "LISTEN",
+            "local_address": ".".join(map(str, self.reservation.address)),
+            "local_port": self.reservation.port,
+            "backlog": self.backlog,
+            "receive_queue": len(self.queue),
+            "embryonic": len(self.embryonic),
+        }
+
+    def to_state(self) -> list:
+        """Everything; the sets are made again from the connections."""
+        return [self.handle, self.reservation.to_state(), self.backlog, self.options]
+
+
+def find(stack: Stack, address: bytes, port: int) -> Listener | None:
+    """The listener for a destination; one with an address of its own goes before one without."""
+    general = None
+    for listener in stack.listeners.values():
+        reservation = listener.reservation
+        if reservation.port == port:
+            if reservation.address == address:
+                return listener
+            if reservation.address == ANY:
+                general = listener
+    return general
+
+
+def segment_for_nobody(
+    stack: Stack, header: TcpHeader, data: bytes, src: bytes, dst: bytes, now: int
+) -> None:
+    """A segment that no connection wants: it may open one (LISTEN), else it is reset (CLOSED)."""
+    flags = header.flags
+    if flags & RST:
+        stack.drop("rst_for_nobody", now)
+        return
+    listener = find(stack, dst, header.dst_port)
+    if listener is None or flags & ACK:
+        stack.send_reset(header, sequence_length(header, data), src, dst)
+    elif flags & SYN:
+        _syn(stack, listener, header, data, (dst, header.dst_port, src, header.src_port), None, now)
+    else:
+        stack.drop("no_flags_in_listen", now)
+
+
+def _syn(
+    stack: Stack,
+    listener: Listener,
+    header: TcpHeader,
+    data: bytes,
+    key: tuple[bytes, int, bytes, int],
+    iss: int | None,
+    now: int,
+) -> None:
+    if listener.full:
+        stack.counters["listen_overflows"] += 1
+        stack.drop("accept_queue_full", now)
+        return
+    if len(listener.embryonic) >= max(listener.backlog, _SYN_QUEUE):
+        stack.counters["tcp_req_q_full_drop"] += 1
+        stack.drop("syn_queue_full", now)
+        return
+    if len(stack.connections) >= stack.cfg.max_connections:
+        stack.drop("too_many_connections", now)
+        return
+    path = stack.paths.lookup(key[2], now) or Path(key[0], 576)  # no way back: ip will say so
+    tcb = stack.new_tcb(stack.odd_handle(), key, listener.reservation.reuse, LISTEN)
+    tcb.listener = listener.handle
+    for name, value in listener.options.items():
+        options.set_option(tcb, name, value)
+    user_calls.prepare(stack, tcb, path, stack.cfg.receive_buffer, now)
+    if iss is not None:
+        tcb.iss = tcb.snd_una = iss
+        tcb.snd_nxt = tcb.snd_cursor = tcb.snd_buf_seq = tcb.rtt.timed_seq = seq.add(iss, 1)
+    listener.embryonic.add(tcb.id)
+    passive_open(stack, tcb, header, data, now)
+
+
+def reopens(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> bool:
+    """RFC 9293 3.6.1, MAY-2: a SYN beyond what the old connection received opens a new one out of
+    TIME-WAIT, with a sequence number beyond what the old one sent.
+
+    The hazard that remains is an old duplicate SYN with such a number: the peer answers our
+    SYN,ACK with RST, and the rest of the TIME-WAIT is lost.
+    """
+    if (
+        tcb.state != TIME_WAIT
+        or header.flags & (SYN | ACK | RST) != SYN
+        or not seq.gt(header.seq, tcb.rcv_nxt)
+    ):
+        return False
+    listener = find(stack, tcb.local_address, tcb.local_port)
+    if listener is None:
+        return False
+    key = tcb.key
+    iss = stack.isn.choose(*key, now)
+    lowest = seq.add(tcb.snd_nxt, _INCARNATION_GAP)
+    stack.say_closed(tcb, "", "")
+    stack.change(tcb, RCV_SYN, now)
+    stack.remove(tcb)
+    stack.counters["tcp_time_wait_reopened"] += 1
+    _syn(stack, listener, header, data, key, seq.largest(iss, lowest), now)
+    return True
+
+
+def close_listener(stack: Stack, listener: Listener, now: int) -> None:
+    """CLOSE in LISTEN (3.10.4); what nobody has accepted is reset."""
+    del stack.listeners[listener.handle]
+    stack.ports.release(listener.reservation)
+    for tcb_id in sorted(listener.embryonic | listener.queue):
+        user_calls.abort(stack, stack.by_id[tcb_id], now)
+
+
+def accepted(stack: Stack, tcb: Tcb) -> None:
+    """A program has taken the connection."""
+    tcb.accepted = True
+    listener = stack.listeners.get(tcb.listener)
+    if listener is not None and tcb.state != SYN_RECEIVED:
+        listener.forget(tcb.id)

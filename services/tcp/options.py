@@ -1,0 +1,94 @@
+"""Options on both sides: those of TCP headers, agreed on SYNs, and those that programs set."""
+
+from __future__ import annotations
+
+from plywire.wire.ipv4 import MIN_HEADER as IP_HEADER
+from plywire.wire.tcp import MAX_WINDOW_SHIFT, MIN_HEADER, Options, build_options
+from services.tcp.congestion import ALGORITHMS
+from services.tcp.tcb import DEFAULT_MSS, Tcb
+
+_HEADERS = IP_HEADER + MIN_HEADER
+_MIN_MSS = 88  # a smaller one offered by a peer would make us send mostly headers
+_USUAL_SHIFT = 7  # Linux's, from a largest receive buffer of 6 MiB
+_SECOND = 1_000_000_000
+
+
+def receive_scale(buffer: int) -> int:
+    """The window shift to offer for a receive buffer of so many bytes (RFC 7323 2.3)."""
+    shift = _USUAL_SHIFT
+    while 0xFFFF << shift < buffer and shift < MAX_WINDOW_SHIFT:
+        shift += 1
+    return shift
+
+
+def local_mss(tcb: Tcb) -> int:
+    """The MSS to offer: what the path's MTU leaves, unless the program wants less (MUST-67)."""
+    mss = max(tcb.path_mtu - _HEADERS, DEFAULT_MSS) if tcb.path_mtu else DEFAULT_MSS
+    return min(mss, tcb.maxseg) if tcb.maxseg else mss
+
+
+def effective_mss(tcb: Tcb) -> int:
+    """Eff.snd.MSS of RFC 9293 3.7.1: the peer's word, the path and the program's wish."""
+    mss = min(tcb.peer_mss, tcb.path_mtu - _HEADERS)
+    return max(min(mss, tcb.maxseg) if tcb.maxseg else mss, 1)
+
+
+def syn_options(tcb: Tcb, scaling: bool) -> bytes:
+    """The options of a SYN or SYN,ACK; scaling: whether to offer a window scale."""
+    return build_options(Options(local_mss(tcb), tcb.rcv_scale if scaling else None))
+
+
+def negotiate(tcb: Tcb, theirs: Options, scaling: bool) -> None:
+    """Write what both SYNs say into the block; scaling: whether ours offers it, or will.
+
+    RFC 7323 2.2: windows are scaled when both SYNs have the option, else neither is.
+    """
+    tcb.peer_mss = DEFAULT_MSS if theirs.mss is None else max(theirs.mss, _MIN_MSS)
+    tcb.snd_mss = effective_mss(tcb)
+    if scaling and theirs.window_scale is not None:
+        tcb.snd_scale = theirs.window_scale
+    else:
+        tcb.snd_scale = tcb.rcv_scale = 0
+
+
+def set_option(tcb: Tcb, name: str, value: int | str) -> None:
+    """Set a socket option by Linux's name. One that is not TCP's business is passed over: app has
+    refused what does not exist."""
+    if name == "TCP_CONGESTION":
+        if value in ALGORITHMS and value != tcb.cc.name:
+            state = tcb.cc.cwnd, tcb.cc.ssthresh
+            tcb.cc = ALGORITHMS[value](state[0])
+            tcb.cc.ssthresh = state[1]
+        return
+    if not isinstance(value, int):
+        return
+    flag = _FLAGS.get(name)
+    if flag is not None:
+        setattr(tcb, flag, value != 0)
+        return
+    number = _NUMBERS.get(name)
+    if number is not None:
+        field, unit, low = number
+        setattr(tcb, field, max(value, low) * unit)
+        if field == "maxseg":
+            tcb.snd_mss = effective_mss(tcb) if tcb.path_mtu else tcb.snd_mss
+    elif name == "TCP_QUICKACK":
+        tcb.quick_acks = max(tcb.quick_acks, 16) if value else 0
+
+
+_FLAGS = {
+    "TCP_NODELAY": "nodelay",
+    "TCP_CORK": "cork",
+    "SO_KEEPALIVE": "keepalive",
+    "SO_REUSEADDR": "reuse",
+}
+_NUMBERS = {  # field, unit, the least that makes sense
+    "TCP_KEEPIDLE": ("keep_idle", _SECOND, 1),
+    "TCP_KEEPINTVL": ("keep_interval", _SECOND, 1),
+    "TCP_KEEPCNT": ("keep_count", 1, 1),
+    "TCP_SYNCNT": ("syn_count", 1, 1),
+    "TCP_USER_TIMEOUT": ("user_timeout", 1_000_000, 0),
+    "TCP_LINGER2": ("linger2", _SECOND, 0),
+    "TCP_MAXSEG": ("maxseg", 1, 0),
+    "SO_SNDBUF": ("send_buffer", 1, 2048),
+}

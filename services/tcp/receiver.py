@@ -1,0 +1,153 @@
+"""The receiving half: the window offered, reassembly, and when to acknowledge."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from plywire import seq
+from services.tcp.tcb import Tcb
+
+if TYPE_CHECKING:
+    from services.tcp.stack import Stack
+
+MAX_ISLANDS = 256
+"""Runs of bytes kept apart by holes. More only come from a peer that wants to cost memory."""
+
+_DELAYED_ACK = "delayed ack"
+
+
+def first_window(tcb: Tcb, mss: int, largest: int) -> int:
+    """The window of a SYN: whole segments (Linux's 64,240 at an MSS of 1,460), not scaled."""
+    window = min(tcb.rcv_limit - tcb.rcv_offset, largest, 0xFFFF)
+    return window // mss * mss if window >= mss else window
+
+
+def offer_window(tcb: Tcb) -> int:
+    """The window field of the segment that is about to be sent; `rcv_wnd` becomes what it offers.
+
+    Silly-window avoidance (RFC 9293 3.8.6.2.2, MUST-39): the right edge stays where it is until it
+    can move by a segment or half the buffer. It never moves back, but for the rounding that window
+    scaling brings (RFC 7323 2.4): what was once offered is accepted all the same.
+    """
+    window = tcb.rcv_wnd
+    free = tcb.rcv_limit - tcb.rcv_offset
+    grow = free - window
+    if grow > 0 and (grow >= tcb.rcv_mss or 2 * grow >= tcb.rcv_buf):
+        window = free
+    field = window >> tcb.rcv_scale
+    if field > 0xFFFF:
+        field = 0xFFFF
+    offered = field << tcb.rcv_scale
+    if offered > tcb.rcv_wnd:
+        tcb.rcv_wnd = offered
+    return field
+
+
+def window_opened(tcb: Tcb) -> bool:
+    """Has the program read so much that the peer should hear of it at once? As Linux: when the
+    window would be twice what it is."""
+    free = tcb.rcv_limit - tcb.rcv_offset
+    grow = free - tcb.rcv_wnd
+    worth = grow >= tcb.rcv_mss or 2 * grow >= tcb.rcv_buf
+    scaled = min(free >> tcb.rcv_scale, 0xFFFF) << tcb.rcv_scale
+    return worth and scaled >= 2 * tcb.rcv_wnd and scaled > tcb.rcv_wnd
+
+
+def store(tcb: Tcb, offset: int, data: bytes) -> bool:
+    """Keep bytes for later: out of order, or before ESTABLISHED. False when islands run out.
+
+    Islands are sorted and never touch; where bytes overlap, those that came first stay.
+    """
+    islands = tcb.islands
+    end = offset + len(data)
+    index = bisect_left(islands, (offset, b""))
+    if index and islands[index - 1][0] + len(islands[index - 1][1]) >= offset:
+        index -= 1  # joins the island on its left
+        start, kept = islands[index]
+        if start + len(kept) >= end:
+            return True
+        kept += data[start + len(kept) - offset :]
+    else:
+        if len(islands) >= MAX_ISLANDS:
+            return False
+        start, kept = offset, bytearray(data)
+        islands.insert(index, (start, kept))
+    following = index + 1
+    while following < len(islands) and islands[following][0] <= start + len(kept):
+        other_start, other = islands[following]
+        kept += other[start + len(kept) - other_start :]
+        del islands[following]
+    return True
+
+
+def drain(stack: Stack, tcb: Tcb) -> None:
+    """Move stored bytes whose turn has come to the stream."""
+    islands = tcb.islands
+    while islands and islands[0][0] <= tcb.rcv_offset:
+        start, kept = islands.pop(0)
+        if start + len(kept) > tcb.rcv_offset:
+            advance(stack, tcb, bytes(kept[tcb.rcv_offset - start :]))
+
+
+def advance(stack: Stack, tcb: Tcb, data: bytes) -> None:
+    """The next bytes of the stream are here."""
+    size = len(data)
+    tcb.rcv_offset += size
+    tcb.rcv_nxt = (tcb.rcv_nxt + size) & 0xFFFF_FFFF
+    tcb.rcv_wnd -= size
+    tcb.bytes_received += size
+    tcb.pending.append(data)
+    stack.mark(tcb)
+
+
+def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: int) -> None:
+    """The text of an acceptable segment (3.10.7.4, seventh), trimmed to the window here.
+
+    A FIN is only noted: `rcv_fin` says where the stream ends.
+    """
+    offset = tcb.rcv_offset + seq.sub(seq_number, tcb.rcv_nxt)
+    if fin:
+        tcb.rcv_fin = offset + len(data)
+    if offset < tcb.rcv_offset:  # the front is a repeat
+        data = data[tcb.rcv_offset - offset :]
+        offset = tcb.rcv_offset
+        tcb.ack_now = True
+    room = tcb.rcv_offset + tcb.rcv_wnd - offset
+    if len(data) > room:
+        data = data[: max(room, 0)]
+        tcb.ack_now = True
+    if tcb.rcv_fin > tcb.rcv_offset + tcb.rcv_wnd:
+        tcb.rcv_fin = -1  # beyond the window: it will come again
+    if not data:
+        return
+    size = len(data)
+    if size > tcb.rcv_mss:
+        tcb.rcv_mss = size
+    if offset != tcb.rcv_offset:
+        tcb.ack_now = True  # RFC 5681 4.2: a duplicate ACK at once
+        stack.counters["tcp_ofo_queue"] += 1
+        if not store(tcb, offset, data):
+            stack.drop("too_many_islands", now)
+        return
+    if tcb.islands:
+        tcb.ack_now = True  # RFC 5681 4.2: also when a hole is filled
+        advance(stack, tcb, data)
+        drain(stack, tcb)
+    else:
+        advance(stack, tcb, data)
+        _acknowledge_later(stack, tcb, now)
+
+
+def _acknowledge_later(stack: Stack, tcb: Tcb, now: int) -> None:
+    """RFC 9293 3.8.6.3 (SHLD-18, MUST-40): within 40 ms, and at least every second full segment;
+    at once while the connection is young, so that the peer's window can open."""
+    if tcb.quick_acks > 0:
+        tcb.quick_acks -= 1
+        tcb.ack_now = True
+    elif seq.sub(tcb.rcv_nxt, tcb.ack_sent) >= 2 * tcb.rcv_mss:
+        tcb.ack_now = True
+    else:
+        key = (tcb.id, _DELAYED_ACK)
+        if key not in stack.timers:
+            stack.timers.set(key, now + stack.cfg.delayed_ack)

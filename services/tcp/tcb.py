@@ -1,0 +1,217 @@
+"""The transmission control block: all that is known of one connection (RFC 9293 section 3.3.1)."""
+
+from __future__ import annotations
+
+from plywire import seq
+from plywire.config import TcpConfig
+from services.tcp.buffers import StreamBuffer
+from services.tcp.congestion import ALGORITHMS, CongestionControl
+from services.tcp.rtt import RttEstimator
+from services.tcp.states import CLOSED
+
+DEFAULT_MSS = 536  # RFC 9293 3.7.1 (MUST-15)
+
+Key = tuple[bytes, int, bytes, int]
+"""Local address and port, remote address and port."""
+
+# Fields that are numbers, strings or bytes, with what they are in a new block. Sequence numbers
+# are modulo 2**32; offsets count the stream's bytes from 0 and do not wrap.
+_FIELDS: dict[str, object] = {
+    # --- who
+    "id": 0,  # of this block, never reused
+    "handle": 0,  # the socket's on the app boundary; 0: no program holds it (any more)
+    "listener": 0,  # the handle of the listener that it came in on
+    "local_address": b"", "local_port": 0, "remote_address": b"", "remote_port": 0,
+    "state": CLOSED,
+    "trace": 0,  # of the user call (or SYN) that drives it: for what timers send
+    "opened": False,  # the app was told
+    "accepted": False,  # a program has taken the incoming connection
+    "released": False,  # the program has closed its descriptor
+    "reuse": False,  # SO_REUSEADDR
+    # --- send sequence space
+    "iss": 0, "snd_una": 0, "snd_nxt": 0, "snd_wnd": 0, "snd_wl1": 0, "snd_wl2": 0,
+    "max_snd_wnd": 0,  # the largest the peer ever offered (3.8.6.2.1, RFC 5961 5.2)
+    "snd_scale": 0,  # shift of the peer's window field
+    "snd_mss": DEFAULT_MSS,  # Eff.snd.MSS
+    "peer_mss": DEFAULT_MSS,
+    "snd_cursor": 0,  # what goes out next: behind snd_nxt while lost data is sent again
+    "snd_buf_seq": 0,  # sequence number of the send buffer's first byte
+    "snd_small": 0,  # end of the last segment smaller than the MSS (Nagle as Minshall has it)
+    "send_buffer": 0,  # its size
+    "fin_offset": -1,  # where the stream to send ends; -1: not known yet
+    "fin_sent": False,
+    "told_acked": 0, "told_limit": 0,  # the app's credit as last sent
+    # --- receive sequence space
+    "irs": 0, "rcv_nxt": 0,
+    "rcv_wnd": 0,  # what was offered and is not used yet; the offer is never taken back
+    "rcv_up": 0,
+    "rcv_scale": 0,  # shift of our window field
+    "rcv_offset": 0,  # of rcv_nxt in the stream
+    "rcv_limit": 0,  # the app's credit
+    "rcv_acked": 0,  # what the program has read
+    "rcv_mss": DEFAULT_MSS,  # the largest segment seen
+    "rcv_fin": -1,  # offset of a FIN that came before its turn
+    "rcv_ended": False,  # the peer's FIN was taken
+    "told_end": False,  # and the app knows
+    "ack_sent": 0,  # rcv_nxt in the last segment sent
+    "ack_now": False,  # an acknowledgement is owed at once
+    "quick_acks": 0,  # segments still acknowledged at once
+    # --- loss recovery
+    "dup_acks": 0, "recover": 0, "in_recovery": False, "partial_acks": 0,
+    "prev_una": 0,  # snd_una before it last moved
+    "limited_from": 0,  # snd_nxt at the first duplicate ACK: beyond it is limited transmit
+    "retries": 0,  # timeouts since the last progress
+    "syn_retransmits": 0,
+    "probes": 0, "probe_backoff": 0,  # of a closed window: unanswered, and sent
+    "una_time": 0,  # when snd_una last moved, or the oldest byte was first sent
+    "last_send": 0, "last_receive": 0,
+    # --- path
+    "path_mtu": 0, "dont_fragment": True,
+    "soft_error": "", "soft_cause": "",  # an ICMP error to report if the connection times out
+    "challenges": 0, "challenge_start": 0,  # RFC 5961 section 7
+    # --- socket options
+    "nodelay": False, "cork": False, "maxseg": 0,
+    "keepalive": False, "keep_idle": 0, "keep_interval": 0, "keep_count": 0, "keep_probes": 0,
+    "syn_count": 0, "user_timeout": 0, "linger2": 0,
+    # --- totals
+    "segs_in": 0, "segs_out": 0, "retransmits": 0, "bytes_acked": 0, "bytes_received": 0,
+}  # fmt: skip
+
+
+class Tcb:
+    """One connection. `snd_buf` holds what is not acknowledged; `islands` what came early, as
+    (offset, bytes) in order and apart; `pending` what is in order and on its way to the app."""
+
+    __slots__ = (*_FIELDS, "cc", "flush_trace", "islands", "pending", "rtt", "shown", "snd_buf")
+
+    def __init__(self, cfg: TcpConfig) -> None:
+        for name, value in _FIELDS.items():
+            setattr(self, name, value)
+        self.send_buffer = cfg.send_buffer
+        self.quick_acks = cfg.quick_acks
+        self.keep_idle = cfg.keepalive_time
+        self.keep_interval = cfg.keepalive_interval
+        self.keep_count = cfg.keepalive_probes
+        self.syn_count = cfg.syn_retries
+        self.rtt = RttEstimator(cfg.rto_initial, cfg.rto_min, cfg.rto_max)
+        self.cc: CongestionControl = ALGORITHMS[cfg.congestion](0)
+        self.snd_buf = StreamBuffer()
+        self.islands: list[tuple[int, bytearray]] = []
+        self.pending: list[bytes] = []
+        self.flush_trace = 0
+        self.shown: dict[str, int | str] = {}
+
+    @property
+    def key(self) -> Key:
+        """What a segment for this connection is found by."""
+        return (self.local_address, self.local_port, self.remote_address, self.remote_port)
+
+    @property
+    def flight(self) -> int:
+        """FlightSize: sequence numbers sent and not acknowledged."""
+        return seq.sub(self.snd_nxt, self.snd_una)
+
+    @property
+    def syn_unacked(self) -> bool:
+        """Our SYN (or SYN,ACK) is still to be acknowledged."""
+        return self.snd_una == self.iss
+
+    @property
+    def fin_acked(self) -> bool:
+        """Our FIN was sent, and all that was sent is acknowledged."""
+        return self.fin_sent and self.snd_una == self.snd_nxt
+
+    @property
+    def rcv_buf(self) -> int:
+        """The size of the program's receive buffer, as its credit says."""
+        return self.rcv_limit - self.rcv_acked
+
+    @property
+    def send_queue(self) -> int:
+        """Bytes that the peer has not acknowledged, sent or not."""
+        return len(self.snd_buf)
+
+    @property
+    def receive_queue(self) -> int:
+        """Bytes in order that the program has not read."""
+        return max(self.rcv_offset - self.rcv_acked, 0)
+
+    def control(self) -> dict[str, int | str]:
+        """The block for people: numbers by the RFC's names, times in microseconds."""
+        rtt = self.rtt
+        return {
+            "state": self.state,
+            "local_address": _dotted(self.local_address),
+            "local_port": self.local_port,
+            "remote_address": _dotted(self.remote_address),
+            "remote_port": self.remote_port,
+            "iss": self.iss,
+            "snd_una": self.snd_una,
+            "snd_nxt": self.snd_nxt,
+            "snd_wnd": self.snd_wnd,
+            "snd_wl1": self.snd_wl1,
+            "snd_wl2": self.snd_wl2,
+            "snd_scale": self.snd_scale,
+            "snd_mss": self.snd_mss,
+            "irs": self.irs,
+            "rcv_nxt": self.rcv_nxt,
+            "rcv_wnd": self.rcv_wnd,
+            "rcv_up": self.rcv_up,
+            "rcv_scale": self.rcv_scale,
+            "rcv_mss": self.rcv_mss,
+            "send_queue": self.send_queue,
+            "receive_queue": self.receive_queue,
+            "out_of_order": sum(len(data) for _, data in self.islands),
+            "send_buffer": self.send_buffer,
+            "receive_buffer": self.rcv_buf,
+            "congestion": self.cc.name,
+            "cwnd": self.cc.cwnd,
+            "ssthresh": self.cc.ssthresh,
+            "dup_acks": self.dup_acks,
+            "in_recovery": int(self.in_recovery),
+            "recover": self.recover,
+            "srtt_us": rtt.srtt // 1000,
+            "rttvar_us": rtt.rttvar // 1000,
+            "rto_us": rtt.rto // 1000,
+            "backoff": rtt.backoff,
+            "retries": self.retries,
+            "probes": self.probes,
+            "path_mtu": self.path_mtu,
+            "segs_in": self.segs_in,
+            "segs_out": self.segs_out,
+            "retransmits": self.retransmits,
+            "bytes_acked": self.bytes_acked,
+            "bytes_received": self.bytes_received,
+            "nodelay": int(self.nodelay),
+            "cork": int(self.cork),
+            "keepalive": int(self.keepalive),
+            "released": int(self.released),
+        }
+
+    def to_state(self) -> list:
+        """Everything that a successor needs, timers apart. Nothing may be pending."""
+        return [
+            [getattr(self, name) for name in _FIELDS],
+            self.rtt.to_state(),
+            [self.cc.name, self.cc.to_state()],
+            self.snd_buf.to_state(),
+            [[offset, bytes(data)] for offset, data in self.islands],
+        ]
+
+    @classmethod
+    def from_state(cls, state: list, cfg: TcpConfig) -> Tcb:
+        """What `to_state` described."""
+        values, rtt, (name, congestion), buffer, islands = state
+        tcb = cls(cfg)
+        for field, value in zip(_FIELDS, values, strict=True):
+            setattr(tcb, field, value)
+        tcb.rtt = RttEstimator.from_state(rtt)
+        tcb.cc = ALGORITHMS[name](0)
+        tcb.cc.restore(congestion)
+        tcb.snd_buf = StreamBuffer.from_state(buffer)
+        tcb.islands = [(offset, bytearray(data)) for offset, data in islands]
+        return tcb
+
+
+def _dotted(address: bytes) -> str:
+    return ".".join(map(str, address))
