@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -26,6 +27,9 @@ def main() -> NoReturn:
     try:
         code = cli(prog_name="plywire", standalone_mode=False) or 0
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = USAGE
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "plywire"
         code = _complain(f"{error.format_message().rstrip('.')} (see `{path} --help`)", USAGE)
@@ -57,19 +61,27 @@ def cli(context: click.Context, lab: str | None) -> None:
     context.obj = lab
 
 
-_drawing = [
+_LOOK = (
     click.option("--bits", is_flag=True, help="TCP headers as a table with bit widths."),
     click.option("--width", type=click.IntRange(60, 300), help="Columns (default: the terminal)."),
-]
-_capture = click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write a pcapng here."
 )
+_CAPTURE = (
+    click.option("--every-hop", is_flag=True, help="Fold nothing: a line for each hop."),
+    click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
+                 help="Write the pcapng here."),
+    click.option("--packets", is_flag=True, help="Capture the packets between ip and link too."),
+)  # fmt: skip
 
 
-def _drawn(command):
-    for option in reversed(_drawing):
-        command = option(command)
-    return command
+def _with(options: Sequence[Callable]) -> Callable:
+    """The decorators in `options`, all of them."""
+
+    def decorate(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 @cli.command()
@@ -120,12 +132,11 @@ def status(lab: str | None) -> int:
 @cli.command()
 @click.argument("host")
 @click.argument("destination", metavar="DEST:PORT")
-@_drawn
-@_capture
+@_with(_LOOK + _CAPTURE)
+@click.option("--timeout", type=click.FloatRange(min=0.0, min_open=True),
+              help="Seconds to wait (default: as long as TCP tries).")  # fmt: skip
 @click.pass_obj
-def connect(
-    lab: str | None, host: str, destination: str, bits: bool, width: int | None, output: Path | None
-) -> int:
+def connect(lab: str | None, host: str, destination: str, **look: Any) -> int:
     """Connect from HOST to DEST:PORT and draw what happens (connect h1 h2:80)."""
     name, colon, port = destination.rpartition(":")
     if not colon or not name or not port.isdecimal() or not 0 < int(port) < 65_536:
@@ -133,22 +144,21 @@ def connect(
     from plywire.lab.story import run_connect
 
     with _client(lab) as client:
-        return run_connect(client, host, name, int(port), bits=bits, width=width, output=output)
+        return run_connect(client, host, name, int(port), **look)
 
 
 @cli.command()
-@_drawn
-@_capture
-def demo(bits: bool, width: int | None, output: Path | None) -> int:
+@_with(_LOOK + _CAPTURE)
+def demo(**look: Any) -> int:
     """Fetch http://h2.lab/ in a lab of its own and draw all of it."""
     from plywire.lab.story import run_demo
 
-    return run_demo(bits=bits, width=width, output=output)
+    return run_demo(**look)
 
 
 @cli.command()
 @click.argument("trace_id", metavar="ID")
-@_drawn
+@_with(_LOOK)
 @click.pass_obj
 def trace(lab: str | None, trace_id: str, bits: bool, width: int | None) -> int:
     """Draw the events of one trace id that were observed lately."""
