@@ -139,6 +139,7 @@ class Pipe:
         self._lossless = lossless
         self._per_batch = CHUNKS_PER_BATCH if lossless else PACKETS_PER_BATCH
         self._waiting: deque[Message] = deque([self._hello])
+        self._introduction: Hello | None = None
 
     @property
     def waiting(self) -> int:
@@ -146,12 +147,17 @@ class Pipe:
         return len(self._waiting)
 
     def receive(self) -> list[Message]:
-        """What has arrived; a Hello is in it only when it tells of a new neighbour."""
+        """What has arrived; a Hello is in it only when it tells of a new neighbour.
+
+        On a packet boundary that Hello is held back until the neighbour can be reached too: the
+        core answers it with what the neighbour must know, and that may not be dropped.
+        """
         messages = self.inbox.receive()
         if any(type(message) is Hello for message in messages):
-            return [
-                message for message in messages if type(message) is not Hello or self._met(message)
-            ]
+            messages = [item for item in messages if type(item) is not Hello or self._met(item)]
+        if self._introduction is not None and not self._waiting:
+            messages.insert(0, self._introduction)
+            self._introduction = None
         return messages
 
     def send(self, messages: Sequence[Message]) -> None:
@@ -184,7 +190,7 @@ class Pipe:
         self.outlet.close()
 
     def _met(self, hello: Hello) -> bool:
-        """Note who the neighbour is now; False when it is the one known already."""
+        """Note who the neighbour is now; True when the core should hear of it at once."""
         fresh = hello.generation != self.peer_generation
         if fresh:
             self.peer_generation = hello.generation
@@ -192,6 +198,9 @@ class Pipe:
         if not hello.reply:
             self._waiting.append(self._hello._replace(reply=1))
             self.flush()
+        if fresh and self._waiting and not self._lossless:
+            self._introduction = hello
+            return False
         return fresh
 
     def _refused(self, messages: Iterable[Message]) -> None:

@@ -116,6 +116,7 @@ class Shell:
                     self._serve()
             for role in polled_out:
                 self.pipes[role].flush()
+                self._feed(self.pipes[role].receive, role)
             self._expire()
             self.flush()
 
@@ -228,6 +229,7 @@ class Shell:
             for pipe in self.pipes.values():
                 if pipe.waiting:
                     pipe.flush()
+                    busy |= not pipe.waiting
             self._expire()
             self.flush()
         self._serve()

@@ -10,7 +10,7 @@ import zmq
 from plywire import envelope
 from plywire.messages import Credit, Data, Hello, Segment
 from plywire.runtime.lock import Held, Lock, holder
-from plywire.runtime.pipe import HIGH_WATER, Inbox, Pipe
+from plywire.runtime.pipe import HIGH_WATER, Inbox, Outlet, Pipe
 
 DEADLINE = 5.0
 SEGMENT = Segment(1, 6, b"\x0a\0\0\1", b"\x0a\0\0\2", 0, 0, 2, b"x" * 40)
@@ -58,6 +58,26 @@ def test_each_side_hears_of_the_other_whoever_starts_first(context, tmp_path):
     (hello,) = meet(tcp, ip)
     assert (hello.role, hello.generation) == ("ip", 22)
     assert ip.peer_generation == 11
+
+
+def test_a_core_hears_of_a_neighbour_when_it_can_reach_it(context, tmp_path):
+    """What it says in answer to the Hello may not be dropped: here the Paths of ip."""
+    tcp_inbox = f"ipc://{tmp_path}/tcp.from-ip"
+    ip = make(context, tmp_path, "ip", "tcp", 22)
+    tcp = Outlet(context, f"ipc://{tmp_path}/ip.from-tcp")
+    assert tcp.socket.poll(DEADLINE * 1000, zmq.POLLOUT)
+    tcp.send([Hello(0, "tcp", 11, 0), SEGMENT])
+    assert collect(ip, bool) == [SEGMENT]  # but not the Hello: nobody is bound at tcp's inbox
+    inbox = Inbox(context, tcp_inbox, Counter())
+    (hello,) = collect(ip, bool)
+    assert hello.generation == 11
+    ip.send([SEGMENT])
+    assert ip.counters == {}
+    got, end = [], time.monotonic() + DEADLINE
+    while SEGMENT not in got:
+        assert time.monotonic() < end
+        got += inbox.receive()
+    assert [item.reply for item in got if type(item) is Hello] == [1]
 
 
 def test_batches_arrive_in_order(context, tmp_path):
