@@ -275,8 +275,11 @@ def _interface(table: _Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
     mtu = table.number("mtu", 1500)
     if not 576 <= mtu <= 65_535:
         raise table.error("mtu", f"{mtu} is not from 576 to 65535")
+    name = table.text("name", f"eth{ifindex - 1}")
+    if not name.replace("-", "").replace(".", "").isalnum() or len(name) > 15:
+        raise table.error("name", f"{name!r} is not letters, digits, - and ., 15 at most")
     config = InterfaceConfig(
-        name=table.text("name", f"eth{ifindex - 1}"),
+        name=name,
         ifindex=ifindex,
         address=address,
         prefix_length=length,
@@ -293,8 +296,8 @@ def _interface(table: _Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
 
 
 def _numbers(table: _Table, default: Any) -> Any:
-    """The dataclass `default` with what the table changes. `_ms` keys are not needed: times are
-    written in seconds in the file and are nanoseconds inside."""
+    """The dataclass `default` with what the table changes. Times are written in seconds in the
+    file and are nanoseconds inside."""
     changes: dict[str, Any] = {}
     for item in fields(default):
         if item.name not in table.data:
@@ -308,10 +311,30 @@ def _numbers(table: _Table, default: Any) -> Any:
             changes[item.name] = table.seconds(item.name)
         else:
             changes[item.name] = table.number(item.name, old)
-            if changes[item.name] < 0:
-                raise table.error(item.name, "may not be negative")
+            low, high = _RANGES.get(item.name, (0, _HIGHEST))
+            if not low <= changes[item.name] <= high:
+                raise table.error(item.name, f"{changes[item.name]} is not from {low} to {high}")
     table.done()
-    return replace(default, **changes)
+    numbers = replace(default, **changes)
+    if isinstance(numbers, TcpConfig) and numbers.port_low > numbers.port_high:
+        raise table.error("port_low", f"{numbers.port_low} is above port_high")
+    return numbers
+
+
+_HIGHEST = 2**31 - 1
+_RANGES = {
+    "ttl": (1, 255),
+    "port_low": (1, 65_535),
+    "port_high": (1, 65_535),
+    "initial_window": (1, 1000),
+    "initial_receive_window": (1, 65_535),
+    "send_buffer": (1, 1 << 30),
+    "receive_buffer": (1, 1 << 30),  # the widest window that RFC 7323 can name
+    "max_descriptors": (1, 1 << 20),
+    "arp_tries": (1, 100),
+    "arp_entries": (1, 1 << 20),
+}
+"""What a number may be, both included; others may be from 0 to _HIGHEST."""
 
 
 TIMES = frozenset(
@@ -386,7 +409,8 @@ class _Table:
 
     def seconds(self, key: str) -> int:
         value = self._take(key, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value <= _HIGHEST:
             raise self.error(key, f"{value!r} is not a number of seconds above 0")
         return round(value * SECOND)
 

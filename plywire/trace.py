@@ -157,6 +157,8 @@ def _ipv4(packet: bytes, found: list) -> None:
         return
     if header.protocol == ipv4.PROTOCOL_TCP:
         _tcp(payload, found)
+    elif header.more_fragments:  # the checksums of the others need the whole
+        return
     elif header.protocol == ipv4.PROTOCOL_UDP:
         found.append(("udp", udp.decode(payload, header.src, header.dst)[0]._asdict()))
     elif header.protocol == ipv4.PROTOCOL_ICMP:
