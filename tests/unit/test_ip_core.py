@@ -277,6 +277,12 @@ def test_interface_that_says_what_is_known_changes_nothing():
     assert ip.put(Interface(0, 1, item.name, item.mac, item.mtu, 1), "link") == []
 
 
+def test_change_that_moves_no_route_is_not_told_to_tcp():
+    ip = Ip()
+    assert ip.put(Interface(0, 1, "eth0", b"\6" * 6, 1500, 1), "link") == []
+    assert ip.layer.describe("interfaces", ip.now)[0]["mac"] == "06:06:06:06:06:06"
+
+
 def test_new_mtu_reaches_tcp_and_counts_at_once():
     ip = Ip()
     (paths,) = ip.put(Interface(0, 1, "eth0", b"\2" * 6, 1000, 1), "link")
@@ -306,6 +312,13 @@ def test_neighbour_that_fails_is_told_to_the_transport():
     failed = NeighbourFailed(message.trace, 1, H2, message.packet)
     error = the_error(ip.put(failed, "link"))
     assert error == PacketError(9, 6, 1, H1, 3, 1, 0, H1, H2, b"ports...rest")
+
+
+def test_neighbour_that_fails_is_told_once_for_all_pieces_of_a_segment():
+    ip = Ip()
+    pieces = ip.segment(H2, b"x" * 4000, src=H1)
+    told = [ip.put(NeighbourFailed(9, 1, H2, piece.packet), "link") for piece in pieces]
+    assert [len(messages) for messages in told] == [1, 0, 0]
 
 
 def test_neighbour_that_fails_for_icmp_is_only_counted():

@@ -83,6 +83,12 @@ def test_packet_too_big_goes_on_in_fragments():
     assert ip.counters["ip_forw_datagrams"] == 1
 
 
+def test_packet_as_long_as_the_mtu_is_not_cut():
+    ip = Ip(router_config(mtu_b=600))
+    assert len(ip.packet(tcp_packet(dst=FAR, payload=b"x" * 580, dont_fragment=True))) == 1
+    assert ip.counters["ip_frag_creates"] == ip.counters["ip_frag_fails"] == 0
+
+
 def test_fragment_is_cut_again_and_keeps_its_place():
     ip = Ip(router_config(mtu_b=600))
     packet = tcp_packet(dst=FAR, payload=b"x" * 1000, ident=7, offset=800, more_fragments=True)

@@ -303,6 +303,14 @@ def test_packet_that_is_not_completed_is_given_up_with_time_exceeded():
     assert ip.counters["ip_reasm_timeout"] == ip.counters["ip_reasm_fails"] == 1
 
 
+def test_broadcast_that_is_not_completed_is_given_up_in_silence():
+    ip = Ip()
+    first, _ = split(Ipv4Header(H2, H1, 6, ident=3), b"x" * 1600, 1500)
+    ip.packet(first, FLAG_BROADCAST)
+    assert ip.later(30) == []
+    assert ip.counters["icmp_out_suppressed"] == 1
+
+
 def test_packet_without_its_first_fragment_is_given_up_in_silence():
     ip = Ip()
     _, second = split(Ipv4Header(H2, H1, 6, ident=3), b"x" * 1600, 1500)

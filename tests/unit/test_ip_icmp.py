@@ -181,6 +181,7 @@ def test_fragmentation_needed_with_an_impossible_mtu_is_dropped(mtu):
         (b"\x44" + SENT[1:], "icmp_bad_quote"),
         (b"\x4f" + SENT[1:], "icmp_bad_quote"),
         (tcp_packet(src=H1, dst=FAR, offset=8), "icmp_quote_of_fragment"),
+        (tcp_packet(src=H1, dst=FAR, offset=2048), "icmp_quote_of_fragment"),
     ],
 )
 def test_error_that_cannot_be_about_an_own_packet_is_dropped(quote, reason):
