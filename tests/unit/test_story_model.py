@@ -12,7 +12,7 @@ from plywire.lab.story import Focus, Story
 from plywire.lab.story.capture import Capture
 from plywire.lab.story.items import THE_WIRE, Folded, Hop, Lane, Mark, Sockets, Summary
 from plywire.lab.story.model import tell
-from plywire.messages import Closed, Credit, Frame, Hello
+from plywire.messages import Closed, Credit, Data, Frame, Hello
 from plywire.roles import APP, LAYERS, LINK, TCP, WIRE
 from plywire.trace import OUT, Tracer
 from plywire.wire import tcp
@@ -83,6 +83,20 @@ def test_states_of_both_ends_are_told_with_their_cause():
         ("h1", "rcv SYN,ACK", "SYN-SENT", "ESTABLISHED"),
         ("h2", "rcv ACK of SYN", "SYN-RECEIVED", "ESTABLISHED"),
     ]  # fmt: skip
+
+
+def test_a_change_of_state_tells_what_it_wrote_into_the_socket():
+    script = Script()
+    handshake(script)
+    marks = [item for item in story(script) if isinstance(item, Mark) and item.lane.role == TCP]
+    written = [{name: mark.fields[name] for name in mark.fields if name not in ("was", "is")}
+               for mark in marks]  # fmt: skip
+    assert written == [
+        {"local": "10.0.0.1:40000", "remote": "10.0.0.2:80", "iss": ISS["h1"]},
+        {"local": "10.0.0.2:80", "remote": "10.0.0.1:40000", "iss": ISS["h2"], "irs": ISS["h1"]},
+        {"irs": ISS["h2"]},
+        {},
+    ]
 
 
 def test_sockets_are_told_when_both_are_established():
@@ -189,13 +203,17 @@ def test_chatter_between_layers_is_left_out():
     assert story(script)[:-1] == []
 
 
-def test_messages_of_one_kind_are_drawn_three_times():
+@pytest.mark.parametrize(
+    ("message", "title", "drawn"),
+    [(Data(7, 2, 0, b"x"), "TCP: Data", 3), (Credit(7, 2, 0, 10), "Credit", 1)],
+)
+def test_messages_of_one_kind_are_drawn_a_few_times(message, title, drawn):
     script = Script()
-    for at in range(8):
-        script.cross("h1", TCP, APP, Credit(7, 2, at, at + 10))
+    for _ in range(8):
+        script.cross("h1", TCP, APP, message)
     items = story(script)
-    assert len(hops(items)) == 3
-    assert [item.counts for item in items if isinstance(item, Folded)] == [{"Credit": 5}]
+    assert len(hops(items)) == drawn
+    assert [item.counts for item in items if isinstance(item, Folded)] == [{title: 8 - drawn}]
     assert items[-1].hops == 8
 
 

@@ -73,10 +73,10 @@ def _banner(look: Look, client: LabClient, seconds: float) -> None:
     names = " and ".join(f"{host.name} ({host.addresses[0]})" for host in hosts)
     count = sum(len(host.layers) for host in hosts)
     look.say(
-        f"plywire demo: {names}, one process for each of {', '.join(LAYERS)} on each:"
-        f" {count} processes, up after {seconds:.1f} s",
-        f"A server program on {SERVER} listens on port {PORT}; then a client program on {CLIENT}"
-        f" fetches {URL}",
+        f"plywire demo: {names}, up after {seconds:.1f} s.",
+        f"One process for each layer ({', '.join(LAYERS)}) of each host: {count} in all.",
+        f"A server program on {SERVER} is to listen on port {PORT}; then a client program on"
+        f" {CLIENT} fetches {URL}",
         "",
     )
 

@@ -32,6 +32,7 @@ _TOLD = (
     "irs", "rcv_nxt", "rcv_wnd", "rcv_scale", "send_buffer", "receive_buffer", "cwnd", "srtt_us",
     "rto_us",
 )  # fmt: skip
+_NEWS = ("local", "remote", "iss", "irs", "send_buffer", "receive_buffer")
 _READ = (
     "state",
     "descriptor",
@@ -107,6 +108,13 @@ def told(control: Fields) -> Fields:
     """Of a control block what the table of sockets shows: about half, the rest is for experts."""
     fields = joined(control)
     return {name: fields[name] for name in _TOLD if name in fields}
+
+
+def news(before: Fields, after: Fields) -> Fields:
+    """What a change of state has written into a control block for the first time, or taken out."""
+    old, new = joined(before), joined(after)
+    return {name: new[name] for name in _NEWS
+            if new.get(name, 0) != old.get(name, 0) and name in new}  # fmt: skip
 
 
 def joined(fields: Fields) -> Fields:

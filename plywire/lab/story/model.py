@@ -18,6 +18,7 @@ from plywire.lab.story.fields import (
     decode,
     flags,
     joined,
+    news,
     number,
     ordered,
     outer,
@@ -44,11 +45,16 @@ from plywire.wire import arp, ethernet
 
 # What layers tell each other all the time, and what is asked to look at a socket.
 _CHATTER = frozenset({"Hello", "Interface", "Paths", "Query", "Info", "Join", "Members", "Leave"})
-_QUIET_CALLS = frozenset({"Poll", "GetSocket", "ListSockets", "GetOption", "SetOption"})
-# The return of these says nothing that the call or the change that it made does not.
-_QUIET_RETURNS = frozenset(
-    {"Resolve", "CreateSocket", "Bind", "Listen", "Send", "Shutdown", "CloseSocket"}
-)
+_QUIET = frozenset(
+    {
+        "Poll", "GetSocket", "ListSockets", "GetOption", "SetOption",
+        # Told already, by the change that the call made, or by the call itself.
+        "CreateSocket", "Resolve", "Bind returned", "Listen returned", "Send returned",
+        "Shutdown returned", "CloseSocket returned",
+    }
+)  # fmt: skip
+# Drawn less often than other messages, because it says little.
+_SELDOM = {"Credit": 1}
 # Results that are worth a word only when they are true.
 _FLAGS = frozenset({"in_progress", "would_block", "end_of_stream", "more"})
 _UNTOLD = frozenset({"handle", "listener", "options", "reuse"})
@@ -238,6 +244,8 @@ class Story:
             descriptor = number(event.after or event.before, "descriptor")
             if descriptor:
                 fields["socket"] = descriptor
+            if event.layer == TCP:
+                fields |= news(event.before, event.after)
             found.append(Mark(event.time, event.trace, lane, STATE, event.subject, fields))
         if event.layer == TCP and not self.tabled and self._ends.established:
             found += self._sockets()
@@ -253,9 +261,7 @@ class Story:
     def _mark(self, event: Event) -> list[Item]:
         if event.what == DROP:
             self.dropped += 1
-        call = event.subject.removesuffix(" returned")
-        quiet = call in _QUIET_CALLS or (call != event.subject and call in _QUIET_RETURNS)
-        if quiet and "error" not in event.fields:
+        if self._is_quiet(event):
             return []
         kind = DROP if event.what == DROP else "call" if event.layer == APP else NOTE
         fields = ordered(
@@ -266,12 +272,20 @@ class Story:
                     fields)  # fmt: skip
         return self._limited((kind, event.host, event.subject), mark)
 
+    def _is_quiet(self, event: Event) -> bool:
+        """Nothing to tell, unless it failed."""
+        if event.subject == "neighbour":  # ARP's own messages tell it
+            return event.fields.get("state") != "FAILED"
+        told = event.subject in _QUIET or event.subject.removesuffix(" returned") in _QUIET
+        return told and "error" not in event.fields
+
     # --- helpers ---
 
     def _limited(self, kind: tuple[str, ...], item: Hop | Mark) -> list[Item]:
         """The item, or nothing when enough of its kind were drawn: then it is counted."""
         self._told[kind] += 1
-        if self._every_hop or self._told[kind] <= self._fold_after:
+        limit = min(self._fold_after, _SELDOM.get(kind[0], self._fold_after))
+        if self._every_hop or self._told[kind] <= limit:
             return [item]
         self._folded[item.title if isinstance(item, Hop) else f"{item.kind} {item.title}"] += 1
         return []

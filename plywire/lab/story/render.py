@@ -142,6 +142,8 @@ class Renderer:
             words = [_Word(f"{place}:"), _Word(f"{mark.fields['was']} ->"),
                      _Word(str(mark.fields["is"]), STATE)]  # fmt: skip
             words += [_Word(word) for word in f"({mark.title})".split()] if mark.title else []
+            words += [_Word(f"{name}={value}") for name, value in mark.fields.items()
+                      if name not in ("was", "is", "socket")]  # fmt: skip
             return self._drawn(mark.time, row, words)
         title = f"dropped: {mark.title}" if mark.kind == DROP else mark.title
         words = [_Word(f"{place}:"), _Word(title, style)]

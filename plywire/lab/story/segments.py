@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from typing import Any
 
-from plywire.lab.story.fields import Headers, endpoints, flags, number
+from plywire.lab.story.fields import Headers, Pair, endpoints, flags, number
 from plywire.roles import TCP
 from plywire.trace import Event
 from plywire.wire import tcp
@@ -25,7 +25,7 @@ class Segments:
         self._ways: OrderedDict[bytes, str] = OrderedDict()
         self._headers: OrderedDict[bytes, Headers] = OrderedDict()
         self._sent: OrderedDict[tuple, None] = OrderedDict()
-        self._told: Counter[tuple[str, ...]] = Counter()
+        self._told: Counter[tuple[Pair | None, str]] = Counter()
 
     def known(self, segment: bytes) -> bool:
         """It was seen before, in whatever layer."""
@@ -44,14 +44,21 @@ class Segments:
         return way
 
     def _decide(self, event: Event, found: Headers) -> str:
-        control = [name for name in flags(found["tcp"]) if name in ("SYN", "FIN", "RST")]
-        kind = control or (["data"] if "data" in found else ["ack"])
-        like = (*kind, str(endpoints(found, event)))
-        self._told[like] += 1
-        whole = 2 if control else 1
-        if self._told[like] <= whole:
+        names = flags(found["tcp"])
+        kind = next((name for name in ("SYN", "FIN", "RST") if name in names), "")
+        if kind == "SYN" and "ACK" in names:
+            kind = "SYN+ACK"
+        control = bool(kind)
+        kind = kind or ("data" if "data" in found else "ack")
+        pair = endpoints(found, event)
+        if "FIN" in names and pair is not None:  # the answers to it are worth a line again
+            self._told[pair, "ack"] = self._told[pair[2:] + pair[:2], "ack"] = 1
+        self._told[pair, kind] += 1
+        # Of acknowledgements only that which ends the handshake is told in full.
+        whole = 2 if control else int(kind == "data" or self._told[pair, "SYN"] > 0)
+        if self._told[pair, kind] <= whole:
             return WHOLE
-        return SHORT if self._told[like] < whole + self._fold_after else COUNTED
+        return SHORT if self._told[pair, kind] < whole + self._fold_after else COUNTED
 
     def repeats(self, event: Event, found: Headers) -> bool:
         """TCP sends what it has sent before: something that takes up sequence numbers."""

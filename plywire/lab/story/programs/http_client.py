@@ -1,12 +1,13 @@
 """A program that fetches a page: `python -m plywire.lab.story.programs.http_client TARGET URL`.
 
-It is the standard library's client, over a plywire stack. It prints the status and the body.
+It is the standard library's client, over a plywire stack. It prints the status and the body, or
+why there is none.
 """
 
 from __future__ import annotations
 
 import sys
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
 from plywire.client import Stack
@@ -25,4 +26,8 @@ def main(target: str, url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    try:
+        main(sys.argv[1], sys.argv[2])
+    except (OSError, HTTPException) as error:
+        reason = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        sys.exit(f"{sys.argv[2]}: {reason}")
