@@ -16,9 +16,10 @@ def main(host, url):
     parts = urllib.parse.urlsplit(url)
     with Stack.find(host) as stack, stack.patch():
         client = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=30)
+        client.connect()
+        print("from", *client.sock.getsockname(), "to", *client.sock.getpeername(), file=sys.stderr)
         client.request("GET", parts.path or "/")
         response = client.getresponse()
-        print("from", *client.sock.getpeername(), "to", *client.sock.getsockname(), file=sys.stderr)
         print(response.status, response.reason, file=sys.stderr)
         sys.stdout.buffer.write(response.read())
         client.close()
