@@ -1,0 +1,20 @@
+"""A small use of a lab, to see that it works."""
+
+from __future__ import annotations
+
+from plywire.client import Stack
+from plywire.lab.supervisor import Lab
+
+
+def exchange(lab: Lab, port: int = 7) -> None:
+    """One connection from h1 to h2, with a few bytes, closed by both ends."""
+    with (
+        Stack(lab.target("h2")) as h2,
+        Stack(lab.target("h1")) as h1,
+        h2.create_server(("", port)) as server,
+        h1.create_connection(("h2.lab", port), timeout=20) as client,
+    ):
+        peer, _ = server.accept()
+        with peer:
+            client.sendall(b"hello")
+            assert peer.recv(10) == b"hello"
