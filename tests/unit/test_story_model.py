@@ -14,7 +14,7 @@ from plywire.lab.story.items import THE_WIRE, Folded, Hop, Lane, Mark, Sockets, 
 from plywire.lab.story.model import tell
 from plywire.messages import Closed, Credit, Data, Frame, Hello
 from plywire.roles import APP, LAYERS, LINK, TCP, WIRE
-from plywire.trace import OUT, Tracer
+from plywire.trace import IN, OUT, Tracer
 from plywire.wire import tcp
 
 HOSTS = ("h1", "h2")
@@ -151,6 +151,18 @@ def test_a_lost_frame_is_counted():
     summary = story(script)[-1]
     assert isinstance(summary, Summary)
     assert (summary.frames, summary.lost) == (1, 1)
+
+
+def test_a_frame_for_everybody_arrives_at_each_station():
+    script = Script()
+    frame = b"\xff" * 6 + b"\2\0\x0a\0\0\1" + b"\x08\x06" + bytes(46)
+    script.frame("h1", frame, arrives=False)
+    for host in ("r", "h2"):
+        station = Tracer(host, LINK, script.events.append)
+        station.crossing(IN, Frame(7, 1, 0, frame), WIRE, script.now)
+    items = story(script)
+    assert len(hops(items)) == 1
+    assert items[-1].lost == 0
 
 
 def test_a_frame_from_nobody_comes_from_the_wire():

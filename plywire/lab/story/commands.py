@@ -62,11 +62,16 @@ def run_connect(
         except KeyboardInterrupt:
             look.say("interrupted")
         player.finish()
+    if program.connected.is_set() and not story.over:
+        look.say(f"  the other side has not closed within {_CLOSE_LIMIT:g} s; it need not")
     if feed.lost:
         look.say(f"  {feed.lost} events were lost: the terminal is slower than the connection")
     if story.measure.called is not None:
-        look.say(f"  trace of connect(): {story.measure.called.trace}")
-    look.say(f"  capture: {path} ({capture.frames} frames)")
+        look.say(f"  trace of connect(): plywire trace {story.measure.called.trace}")
+    if capture.frames or output:
+        look.say(f"  capture: {path} ({capture.frames} frames)")
+    else:
+        path.unlink()
     if program.error is not None:
         look.say(f"connect to {destination}:{port} failed: {_reason(program.error)}")
         return 1

@@ -60,6 +60,8 @@ class Focus:
     def _learn(self, event: Event) -> None:
         if event.trace and len(self._traces) < _MAX_TRACES:
             self._traces[event.trace] = None
+        if event.layer == APP and event.after.get("state", event.before.get("state")) != "LISTEN":
+            self._descriptors |= {(event.host, item) for item in _descriptors(event) if item}
         if event.boundary == boundary(APP, TCP):
             for name in ("handle", "listener"):
                 if handle := number(event.fields, name):

@@ -104,11 +104,8 @@ class Story:
 
     def feed(self, event: Event) -> list[Item]:
         """What this event adds to the drawing."""
-        if event.boundary == _AT_WIRE and event.what == OUT and event.subject == "Frame":
-            if len(self._stations) < _MAX_STATIONS:
-                self._stations[event.packet[6:12].hex(":")] = event.host
-            if event.host not in self.hosts:
-                self._flight.take_off(event.packet)
+        if event.subject == "Frame":
+            self._note_frame(event)
         if event.host not in self.hosts or event.subject in _CHATTER:
             return []
         if self.focus is not None and not self.focus.admits(event):
@@ -125,10 +122,21 @@ class Story:
             found = self._mark(event)
         return self._flush() + found if found else found
 
+    def _note_frame(self, event: Event) -> None:
+        """Learn from every frame who has which address, and what other hosts send and receive."""
+        if event.what == OUT and len(self._stations) < _MAX_STATIONS:
+            self._stations[event.packet[6:12].hex(":")] = event.host
+        if event.host in self.hosts:
+            return
+        if event.what == OUT:
+            self._flight.take_off(event.packet, counts=False)
+        else:
+            self._flight.land(event.packet, event.host)
+
     def finish(self) -> list[Item]:
         """The end: what was folded, the sockets when they were not shown yet, and the summary."""
         measure = self.measure
-        summary = Summary(self.segments, self.frames, self.hops, len(self._flight),
+        summary = Summary(self.segments, self.frames, self.hops, self._flight.lost,
                           self.dropped, measure.connect, measure.handshake,
                           measure.shares())  # fmt: skip
         return [*self._flush(), *self._sockets(), summary]
@@ -163,7 +171,7 @@ class Story:
 
     def _in(self, event: Event) -> list[Item]:
         """What arrives has been drawn when it was sent, unless nobody here has sent it."""
-        if event.boundary != _AT_WIRE or self._flight.land(event.packet):
+        if event.boundary != _AT_WIRE or self._flight.land(event.packet, event.host):
             return []
         if self._capture is not None:
             self._capture(event)

@@ -77,6 +77,7 @@ class Renderer:
         self._wire_at = self._columns[Lane(hosts[0], LINK)] + _WIRE_GAP // 2
         self._text_at = max(right, self._wire_at) + 3
         self._start: int | None = None
+        self._blank = False  # the last line drawn is empty
 
     def head(self) -> list[str]:
         """The names above the columns."""
@@ -93,6 +94,13 @@ class Renderer:
 
     def lines(self, item: Item) -> list[str]:
         """The lines that draw one item."""
+        lines = self._draw(item)
+        if self._blank and lines and not lines[0]:
+            del lines[0]
+        self._blank = not lines[-1]
+        return lines
+
+    def _draw(self, item: Item) -> list[str]:
         if isinstance(item, Hop):
             return self._hop(item)
         if isinstance(item, Mark):

@@ -79,28 +79,49 @@ class Segments:
 
 
 class Flight:
-    """The frames that were sent and have not arrived."""
+    """The frames that were sent, and where they have arrived."""
 
     def __init__(self) -> None:
-        self._frames: OrderedDict[bytes, int] = OrderedDict()
+        self._frames: OrderedDict[bytes, _Sent] = OrderedDict()
+        self._forgotten = 0
 
-    def __len__(self) -> int:
-        return sum(self._frames.values())
+    @property
+    def lost(self) -> int:
+        """Frames of hosts that count which nobody was seen to receive."""
+        return self._forgotten + sum(sent.missing for sent in self._frames.values())
 
-    def take_off(self, frame: bytes) -> None:
-        """A frame was sent."""
+    def take_off(self, frame: bytes, counts: bool = True) -> None:
+        """A frame was sent; counts: its loss is to be counted."""
         key = _frame_key(frame)
-        _keep(self._frames, key, self._frames.get(key, 0) + 1)
+        sent = self._frames.get(key) or _Sent(counts)
+        sent.times += 1
+        if len(self._frames) >= _REMEMBERED:
+            self._forgotten += self._frames.popitem(last=False)[1].missing
+        _keep(self._frames, key, sent)
 
-    def land(self, frame: bytes) -> bool:
-        """A frame has arrived; False when nobody was seen to send it."""
-        key = _frame_key(frame)
-        left = self._frames.get(key, 0)
-        if left > 1:
-            self._frames[key] = left - 1
-        elif left:
-            del self._frames[key]
-        return left > 0
+    def land(self, frame: bytes, host: str) -> bool:
+        """A frame has arrived at a host (one for everybody does at several); False when nobody was
+        seen to send it."""
+        sent = self._frames.get(_frame_key(frame))
+        if sent is None or sent.arrived[host] >= sent.times:
+            return False
+        sent.arrived[host] += 1
+        return True
+
+
+class _Sent:
+    """One frame: how often it was sent, how often it arrived at each host."""
+
+    __slots__ = ("arrived", "counts", "times")
+
+    def __init__(self, counts: bool) -> None:
+        self.counts = counts
+        self.times = 0
+        self.arrived: Counter[str] = Counter()
+
+    @property
+    def missing(self) -> int:
+        return self.counts * (self.times - max(self.arrived.values(), default=0))
 
 
 def _key(segment: bytes) -> bytes:
