@@ -8,6 +8,7 @@ and counts, as a NIC ring does.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
@@ -31,6 +32,11 @@ MESSAGES_PER_TURN = 64
 
 _RECONNECT_MS = 10
 _RECONNECT_MAX_MS = 200
+_EARLY_MAX = 4096
+"""Messages of a stream neighbour that are kept until it is known who it is."""
+_ASK_AGAIN = 50_000_000
+_ASK_AGAIN_MAX = 1_000_000_000
+"""Nanoseconds until a Hello without an answer is sent again."""
 
 
 class Inbox:
@@ -68,6 +74,10 @@ class Inbox:
                 self.counters[f"drop_pipe_{error.reason}"] += 1
             messages = messages + good if messages else good
         return messages
+
+    def readable(self) -> bool:
+        """A batch is there."""
+        return bool(self.socket.get(zmq.EVENTS) & zmq.POLLIN)
 
     def close(self) -> None:
         self.socket.close(0)
@@ -135,11 +145,16 @@ class Pipe:
         self.outlet = Outlet(context, outlet, 0 if lossless else HIGH_WATER)
         self.counters = counters
         self.peer_generation: int | None = None
+        """Who the neighbour is, once it is known that both hear each other."""
+        self._heard: int | None = None
         self._hello = Hello(0, role, generation, 0)
+        self._ask_again_at: int | None = None
+        self._pause = _ASK_AGAIN
         self._lossless = lossless
         self._per_batch = CHUNKS_PER_BATCH if lossless else PACKETS_PER_BATCH
-        self._waiting: deque[Message] = deque([self._hello])
-        self._introduction: Hello | None = None
+        self._waiting: deque[Message] = deque()
+        self._early: list[Message] = []
+        self._ask()
 
     @property
     def waiting(self) -> int:
@@ -147,18 +162,32 @@ class Pipe:
         return len(self._waiting)
 
     def receive(self) -> list[Message]:
-        """What has arrived; a Hello is in it only when it tells of a new neighbour.
+        """What has arrived; a Hello is in it only when it introduces a new neighbour.
 
-        On a packet boundary that Hello is held back until the neighbour can be reached too: the
-        core answers it with what the neighbour must know, and that may not be dropped.
+        That is the answer to a Hello of this side's: the core will say what the neighbour must
+        know, and may be sure that it is heard by it, and not by the one before. On a stream
+        boundary what the new one says earlier than that comes behind its Hello.
         """
         messages = self.inbox.receive()
-        if any(type(message) is Hello for message in messages):
-            messages = [item for item in messages if type(item) is not Hello or self._met(item)]
-        if self._introduction is not None and not self._waiting:
-            messages.insert(0, self._introduction)
-            self._introduction = None
-        return messages
+        if self._known and not any(type(message) is Hello for message in messages):
+            return messages
+        arrived: list[Message] = []
+        for message in messages:
+            if type(message) is Hello:
+                if self._met(message):
+                    arrived += [message, *self._early]
+                    self._early.clear()
+            elif self._known or not self._lossless:
+                arrived.append(message)
+            elif len(self._early) < _EARLY_MAX:
+                self._early.append(message)
+            else:
+                self.counters["drop_pipe_before_hello"] += 1
+        return arrived
+
+    @property
+    def _known(self) -> bool:
+        return self.peer_generation is not None and self.peer_generation == self._heard
 
     def send(self, messages: Sequence[Message]) -> None:
         """Send in order; never waits."""
@@ -185,22 +214,41 @@ class Pipe:
             for _ in batch:
                 waiting.popleft()
 
+    def deadline(self) -> int | None:
+        """When `expire` is needed, or None: only while a Hello has no answer."""
+        return None if self._waiting else self._ask_again_at
+
+    def expire(self, now: int) -> None:
+        """Ask again: the neighbour was replaced while question or answer was under way."""
+        if self._ask_again_at is not None and self._ask_again_at <= now:
+            self._pause = min(2 * self._pause, _ASK_AGAIN_MAX)
+            self._ask()
+            self.flush()
+
     def close(self) -> None:
         self.inbox.close()
         self.outlet.close()
 
+    def _ask(self) -> None:
+        self._waiting.append(self._hello)
+        self._ask_again_at = time.monotonic_ns() + self._pause
+
     def _met(self, hello: Hello) -> bool:
-        """Note who the neighbour is now; True when the core should hear of it at once."""
-        fresh = hello.generation != self.peer_generation
-        if fresh:
-            self.peer_generation = hello.generation
-            self._waiting.clear()
+        """Note who the neighbour is; True when that is now sure, and news to the core."""
+        if hello.generation != self._heard:
+            if self._heard is not None:
+                self._waiting.clear()  # it was for the one before
+            self._heard = hello.generation
+            self._pause = _ASK_AGAIN
+            if not hello.reply:
+                self._ask()
         if not hello.reply:
             self._waiting.append(self._hello._replace(reply=1))
             self.flush()
-        if fresh and self._waiting and not self._lossless:
-            self._introduction = hello
             return False
+        self._ask_again_at = None
+        fresh = hello.generation != self.peer_generation
+        self.peer_generation = hello.generation
         return fresh
 
     def _refused(self, messages: Iterable[Message]) -> None:

@@ -116,7 +116,6 @@ class Shell:
                     self._serve()
             for role in polled_out:
                 self.pipes[role].flush()
-                self._feed(self.pipes[role].receive, role)
             self._expire()
             self.flush()
 
@@ -127,7 +126,9 @@ class Shell:
     # --- the asyncio way ---
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let `loop` drive this shell from now on."""
+        """Let `loop` drive this shell from now on. Devices need `run`."""
+        if self.ports:
+            raise ValueError("a shell with devices cannot be attached to a loop")
         self._loop = loop
         for _, pollable, _ in self._sources:
             loop.add_reader(_descriptor(pollable), self._turn)
@@ -205,11 +206,9 @@ class Shell:
         for extra in filter(None, (self.publisher, self.control)):
             extra.close()
 
-    def _feed(self, receive: Callable[[], list[Message]], role: Role) -> bool:
-        """Hand the core what has arrived at one source; False when there was nothing."""
+    def _feed(self, receive: Callable[[], list[Message]], role: Role) -> None:
+        """Hand the core what has arrived at one source."""
         messages = receive()
-        if not messages:
-            return False
         now = self.clock()
         take = self.layer.receive
         tracer = self.tracer
@@ -217,19 +216,18 @@ class Shell:
             if tracer.enabled:
                 tracer.crossing(IN, message, role, self.clock())
             take(message, role, now)
-        return True
 
     def _turn(self) -> None:
         """One round in asyncio. ZeroMQ's descriptors tell of changes only, so all is drained."""
         busy = True
         while busy:
             busy = False
-            for receive, _, role in self._sources:
-                busy |= self._feed(receive, role)
-            for pipe in self.pipes.values():
+            for role, pipe in self.pipes.items():
+                if pipe.inbox.readable():
+                    self._feed(pipe.receive, role)
+                    busy = True
                 if pipe.waiting:
                     pipe.flush()
-                    busy |= not pipe.waiting
             self._expire()
             self.flush()
         self._serve()
@@ -259,13 +257,14 @@ class Shell:
             now = self.clock()
             if deadline <= now:
                 self.layer.expire(now)
-        for port in self.ports.values():
-            due = port.deadline()
+        for other in (*self.ports.values(), *self.pipes.values()):
+            due = other.deadline()
             if due is not None and due <= self.clock():
-                port.expire(self.clock())
+                other.expire(self.clock())
 
     def _deadline(self) -> int | None:
-        times = [self.layer.deadline(), *(port.deadline() for port in self.ports.values())]
+        others = (*self.ports.values(), *self.pipes.values())
+        times = [self.layer.deadline(), *(other.deadline() for other in others)]
         return min((when for when in times if when is not None), default=None)
 
     def _patience(self) -> int | None:

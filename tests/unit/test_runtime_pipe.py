@@ -37,9 +37,12 @@ def collect(pipe, enough, *others):
     end = time.monotonic() + DEADLINE
     while not enough(got):
         assert time.monotonic() < end, f"still waiting, with {got!r:.200}"
+        now = time.monotonic_ns()
         for other in others:
+            other.expire(now)
             other.flush()
             other.receive()
+        pipe.expire(now)
         pipe.flush()
         pipe.inbox.socket.poll(10)
         got += pipe.receive()
@@ -60,24 +63,40 @@ def test_each_side_hears_of_the_other_whoever_starts_first(context, tmp_path):
     assert ip.peer_generation == 11
 
 
-def test_a_core_hears_of_a_neighbour_when_it_can_reach_it(context, tmp_path):
-    """What it says in answer to the Hello may not be dropped: here the Paths of ip."""
-    tcp_inbox = f"ipc://{tmp_path}/tcp.from-ip"
+def test_a_core_hears_of_a_neighbour_when_the_neighbour_hears_it(context, tmp_path):
+    """What it says then may not be lost: here the Paths of ip."""
     ip = make(context, tmp_path, "ip", "tcp", 22)
     tcp = Outlet(context, f"ipc://{tmp_path}/ip.from-tcp")
     assert tcp.socket.poll(DEADLINE * 1000, zmq.POLLOUT)
     tcp.send([Hello(0, "tcp", 11, 0), SEGMENT])
-    assert collect(ip, bool) == [SEGMENT]  # but not the Hello: nobody is bound at tcp's inbox
-    inbox = Inbox(context, tcp_inbox, Counter())
+    assert collect(ip, bool) == [SEGMENT]  # and not the Hello: nobody is bound at tcp's inbox
+    inbox = Inbox(context, f"ipc://{tmp_path}/tcp.from-ip", Counter())
+    got, end = [], time.monotonic() + DEADLINE
+    while len(got) < 2:
+        assert time.monotonic() < end
+        ip.flush()
+        got += inbox.receive()
+    assert {(item.generation, item.reply) for item in got} == {(22, 0), (22, 1)}
+    assert ip.peer_generation is None
+    tcp.send([Hello(0, "tcp", 11, 1)])
     (hello,) = collect(ip, bool)
     assert hello.generation == 11
-    ip.send([SEGMENT])
-    assert ip.counters == {}
+    assert ip.deadline() is None
+    inbox.close()
+
+
+def test_a_hello_without_an_answer_is_said_again(context, tmp_path):
+    ip = make(context, tmp_path, "ip", "tcp", 22)
+    inbox = Inbox(context, f"ipc://{tmp_path}/tcp.from-ip", Counter())
     got, end = [], time.monotonic() + DEADLINE
-    while SEGMENT not in got:
+    while len(got) < 3:
         assert time.monotonic() < end
+        ip.flush()
+        if ip.deadline() is not None:
+            ip.expire(ip.deadline())
         got += inbox.receive()
-    assert [item.reply for item in got if type(item) is Hello] == [1]
+    assert set(got) == {Hello(0, "ip", 22, 0)}
+    inbox.close()
 
 
 def test_batches_arrive_in_order(context, tmp_path):
@@ -116,7 +135,7 @@ def test_packets_beyond_the_bound_are_dropped_and_counted(context, tmp_path):
         tcp.send([big])
     dropped = tcp.counters["drop_ip_away_or_full"]
     assert 0 < dropped < 4 * HIGH_WATER
-    assert len(collect(ip, lambda got: len(got) == 4 * HIGH_WATER - dropped)) > HIGH_WATER
+    assert len(collect(ip, lambda got: len(got) == 4 * HIGH_WATER - dropped)) >= HIGH_WATER // 2
 
 
 def test_a_stream_waits_for_a_neighbour_that_is_away(context, tmp_path):

@@ -71,10 +71,15 @@ class Bench:
             control=Control(
                 self.context,
                 f"ipc://{folder}/control",
-                {"double": lambda now, n: 2 * n, "later": self.later, "finish": self.finish,
-                 "refuse": lambda now: Call().fail(SocketError("EINVAL", "no"))},
+                {
+                    "double": lambda now, n: 2 * n,
+                    "later": self.later,
+                    "finish": self.finish,
+                    "refuse": lambda now: Call().fail(SocketError("EINVAL", "no")),
+                    "neighbours": lambda now: self.shell.neighbours(),
+                },
             ),
-        )  # fmt: skip
+        )
         self.app = self.pipe("app", "tcp", 2)
 
     def later(self, now):
@@ -158,8 +163,12 @@ def test_timers_run(bench):
 
 
 def test_neighbours_are_known(bench):
-    bench.exchange(Query(1, 1))
-    assert bench.shell.neighbours() == {APP: True}
+    end = time.monotonic() + DEADLINE
+    while ask(f"ipc://{bench.folder}/control", "neighbours") != {APP: True}:
+        assert time.monotonic() < end
+        bench.app.expire(time.monotonic_ns())
+        bench.app.flush()
+        bench.app.receive()
 
 
 def test_nothing_is_traced_until_somebody_subscribes(bench):
