@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from plywire.client import Stack
 from plywire.lab.supervisor import Lab
 
@@ -18,3 +20,15 @@ def exchange(lab: Lab, port: int = 7) -> None:
         with peer:
             client.sendall(b"hello")
             assert peer.recv(10) == b"hello"
+
+
+def works_again(lab: Lab, port: int, limit: float = 20.0) -> None:
+    """An exchange succeeds, at the latest in `limit` seconds: sockets may still be those of a
+    process that its neighbours do not yet know to be gone."""
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            return exchange(lab, port)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise

@@ -292,7 +292,7 @@ def test_connect_and_trace(plywire, up, tmp_path):
     assert "ESTABLISHED" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert capture.read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"
-    trace = re.search(r"trace of connect\(\): (\d+)", done.stdout)[1]
+    trace = re.search(r"plywire trace (\d+)", done.stdout)[1]
     done = plywire("trace", trace)
     assert (done.returncode, done.stderr) == (0, "")
     assert "SYN" in done.stdout
