@@ -102,7 +102,7 @@ def _fetch(feed: Feed, program: _Program, story: Story, look: Look) -> int:
         begun = begun or event.host == CLIENT
         if begun:  # what is left of the server's calls was before its time
             player.take(event)
-        if story.over and program.ended:
+        if story.over:
             feed.stop(after=_AFTER_END)
     player.finish()
     look.say("", f"  the program on {CLIENT} got:", *(f"    {line}" for line in program.lines))
