@@ -310,9 +310,10 @@ def test_connect_where_nobody_listens(plywire, up, tmp_path):
     assert "Connection refused" in done.stdout + done.stderr
 
 
-def test_connect_from_or_to_nowhere(plywire, up):
-    refused(plywire("connect", "h9", "h2:80"), 1, "h9")
-    assert plywire("connect", "h1", "nobody:80").returncode == 1
+def test_connect_from_or_to_nowhere(plywire, up, tmp_path):
+    output = ("-o", str(tmp_path / "nowhere.pcapng"))
+    refused(plywire("connect", "h9", "h2:80", *output), 1, "h9")
+    assert plywire("connect", "h1", "nobody:80", *output).returncode == 1
 
 
 def test_logs(plywire, up):
