@@ -99,7 +99,8 @@ class AppCalls:
                     reservation = self._reserve(handle, ANY, 0, reuse)
                 stack.ports.listen(reservation)
                 del stack.reservations[handle]
-                item = stack.listeners[handle] = listener.Listener(handle, reservation)
+                item = listener.Listener(handle, reservation)
+                listener.enter(stack, item)
         except SocketError as error:
             stack.tell(Bound(message.trace, handle, ANY, 0, error.name, error.cause))
             return

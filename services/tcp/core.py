@@ -131,7 +131,7 @@ class TcpLayer:
             item = listener.Listener(handle, Reservation(*row))
             item.backlog, item.options = backlog, settings
             stack.ports.adopt(item.reservation)
-            stack.listeners[handle] = item
+            listener.enter(stack, item)
         for row in saved["connections"]:
             tcb = Tcb.from_state(row, stack.cfg)
             stack.enter(tcb)
@@ -148,7 +148,10 @@ class TcpLayer:
         """`connections` (as `ss -tin`), `listeners`, `counters`."""
         stack = self.stack
         if topic == "connections":
-            return [_describe(tcb, stack, now) for tcb in stack.by_id.values()]
+            timers: dict[int, dict[str, int]] = {}
+            for (owner, kind), when in stack.timers.items():
+                timers.setdefault(owner, {})[kind] = (when - now) // 1_000_000
+            return [_describe(tcb, timers.get(tcb.id, {})) for tcb in stack.by_id.values()]
         if topic == "listeners":
             return [{"handle": item.handle, **item.control()} for item in stack.listeners.values()]
         if topic == "counters":
@@ -200,10 +203,8 @@ class TcpLayer:
                 stack.abort_all(now)
 
 
-def _describe(tcb: Tcb, stack: Stack, now: int) -> dict[str, object]:
+def _describe(tcb: Tcb, timers: dict[str, int]) -> dict[str, object]:
     control = tcb.control()
-    timers = {kind: (when - now) // 1_000_000
-              for (owner, kind), when in stack.timers.items() if owner == tcb.id}  # fmt: skip
     return {
         "handle": tcb.handle,
         "listener": tcb.listener,

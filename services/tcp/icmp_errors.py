@@ -26,7 +26,6 @@ from services.tcp.paths import MIN_PMTU
 from services.tcp.sender import push
 from services.tcp.states import RCV_ERROR, SYN_SENT
 from services.tcp.tcb import Tcb
-from services.tcp.transmit import retransmit_first
 
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
@@ -86,20 +85,17 @@ def _meaning(error: PacketError) -> tuple[str, str]:
 
 def _too_big(stack: Stack, tcb: Tcb, error: PacketError, now: int) -> None:
     """RFC 1191: smaller segments from now on, and what is out again at once."""
-    mtu = error.mtu or 576  # section 5: a router that does not say
-    if mtu < MIN_PMTU:
-        mtu = MIN_PMTU
+    mtu = max(error.mtu or 576, MIN_PMTU)  # 576: a router that does not say (section 5)
+    if 0 < error.mtu < MIN_PMTU and tcb.dont_fragment:
         tcb.dont_fragment = False  # the rest is for fragments, as Linux does below min_pmtu
     elif mtu >= tcb.path_mtu:
         stack.drop("icmp_not_smaller", now)
         return
-    stack.counters["tcp_mtu_lowered"] += mtu < tcb.path_mtu
+    stack.counters["tcp_mtu_lowered"] += 1
     stack.note(tcb, "path MTU", now, before=tcb.path_mtu, after=mtu)
     tcb.path_mtu = min(mtu, tcb.path_mtu)
     stack.paths.learn(tcb.remote_address, tcb.path_mtu, now)
     tcb.snd_mss = options.effective_mss(tcb)
-    if tcb.syn_unacked:
-        retransmit_first(stack, tcb, now)
-        return
-    recovery.on_smaller_mtu(stack, tcb)
-    push(stack, tcb, now)
+    if not tcb.syn_unacked:
+        recovery.on_smaller_mtu(tcb)
+        push(stack, tcb, now)

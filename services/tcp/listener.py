@@ -70,15 +70,14 @@ class Listener:
 
 def find(stack: Stack, address: bytes, port: int) -> Listener | None:
     """The listener for a destination; one with an address of its own goes before one without."""
-    general = None
-    for listener in stack.listeners.values():
-        reservation = listener.reservation
-        if reservation.port == port:
-            if reservation.address == address:
-                return listener
-            if reservation.address == ANY:
-                general = listener
-    return general
+    return stack.listening.get((address, port)) or stack.listening.get((ANY, port))
+
+
+def enter(stack: Stack, listener: Listener) -> None:
+    """Make a listener findable."""
+    reservation = listener.reservation
+    stack.listeners[listener.handle] = listener
+    stack.listening[reservation.address, reservation.port] = listener
 
 
 def segment_for_nobody(
@@ -161,6 +160,7 @@ def reopens(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) ->
 def close_listener(stack: Stack, listener: Listener, now: int) -> None:
     """CLOSE in LISTEN (3.10.4); what nobody has accepted is reset."""
     del stack.listeners[listener.handle]
+    del stack.listening[listener.reservation.address, listener.reservation.port]
     stack.ports.release(listener.reservation)
     for tcb_id in sorted(listener.embryonic | listener.queue):
         user_calls.abort(stack, stack.by_id[tcb_id], now)

@@ -8,7 +8,7 @@ from services.tcp.congestion import ALGORITHMS
 from services.tcp.tcb import DEFAULT_MSS, Tcb
 
 _HEADERS = IP_HEADER + MIN_HEADER
-_MIN_MSS = 88  # a smaller one offered by a peer would make us send mostly headers
+_MIN_MSS = 48  # a smaller one offered by a peer would make us send mostly headers
 _USUAL_SHIFT = 7  # Linux's, from a largest receive buffer of 6 MiB
 _SECOND = 1_000_000_000
 

@@ -51,7 +51,9 @@ def window_opened(tcb: Tcb) -> bool:
     grow = free - tcb.rcv_wnd
     worth = grow >= tcb.rcv_mss or 2 * grow >= tcb.rcv_buf
     scaled = min(free >> tcb.rcv_scale, 0xFFFF) << tcb.rcv_scale
-    return worth and scaled >= 2 * tcb.rcv_wnd and scaled > tcb.rcv_wnd
+    return (
+        worth and scaled > tcb.rcv_wnd and (scaled >= 2 * tcb.rcv_wnd or tcb.rcv_wnd < tcb.rcv_mss)
+    )
 
 
 def store(tcb: Tcb, offset: int, data: bytes) -> bool:

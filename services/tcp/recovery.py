@@ -86,7 +86,7 @@ def on_timeout(stack: Stack, tcb: Tcb, now: int) -> None:
     tcb.snd_cursor = retransmit_first(stack, tcb, now)
 
 
-def on_smaller_mtu(stack: Stack, tcb: Tcb) -> None:
+def on_smaller_mtu(tcb: Tcb) -> None:
     """A packet was too big, which is no congestion: all is sent again in smaller ones
     (RFC 1191 6.5)."""
     tcb.recover = seq.add(tcb.snd_nxt, -1)

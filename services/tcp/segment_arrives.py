@@ -182,8 +182,7 @@ def _check_sequence(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
 
 def _repeat_syn_ack(stack: Stack, tcb: Tcb, now: int) -> None:
     """The SYN came again, so our SYN,ACK was lost: it says all that an ACK would."""
-    if tcb.challenges < _CHALLENGES:
-        tcb.challenges += 1
+    if _may_challenge(tcb, now):
         stack.counters["tcp_retrans_segs"] += 1
         tcb.rtt.timed_seq = None
         send_syn(stack, tcb, now)
@@ -225,15 +224,19 @@ def _check_syn(stack: Stack, tcb: Tcb, now: int) -> bool:
 
 def challenge(stack: Stack, tcb: Tcb, now: int) -> None:
     """<SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>, but not without end (RFC 5961 section 7)."""
+    if _may_challenge(tcb, now):
+        stack.counters["tcp_challenge_ack"] += 1
+        stack.send_ack(tcb)
+    else:
+        stack.counters["tcp_challenge_ack_limited"] += 1
+
+
+def _may_challenge(tcb: Tcb, now: int) -> bool:
     if now - tcb.challenge_start >= _CHALLENGE_TIME:
         tcb.challenge_start = now
         tcb.challenges = 0
-    if tcb.challenges >= _CHALLENGES:
-        stack.counters["tcp_challenge_ack_limited"] += 1
-        return
     tcb.challenges += 1
-    stack.counters["tcp_challenge_ack"] += 1
-    stack.send_ack(tcb)
+    return tcb.challenges <= _CHALLENGES
 
 
 def _check_ack(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> bool:
@@ -284,9 +287,9 @@ def _ack_of_syn(stack: Stack, tcb: Tcb, header: TcpHeader, ahead: int, now: int)
     tcb.snd_wnd = header.window << tcb.snd_scale
     tcb.max_snd_wnd = max(tcb.max_snd_wnd, tcb.snd_wnd)
     tcb.snd_wl1, tcb.snd_wl2 = header.seq, header.ack
+    if listener is not None:
+        listener.completed(tcb.id)
     if tcb.state == SYN_RECEIVED:
-        if listener is not None:
-            listener.completed(tcb.id)
         _established(stack, tcb, RCV_ACK_OF_SYN, now)
     return True
 

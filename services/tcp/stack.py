@@ -72,8 +72,8 @@ class Stack:
 
     __slots__ = (
         "app_generation", "by_handle", "by_id", "cfg", "connections", "counters", "dirty", "host",
-        "isn", "listeners", "next_handle", "next_id", "out", "paths", "ports", "reservations",
-        "timers", "trace", "tracer", "waiting",
+        "isn", "listeners", "listening", "next_handle", "next_id", "out", "paths", "ports",
+        "reservations", "timers", "trace", "tracer", "waiting",
     )  # fmt: skip
 
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
@@ -89,6 +89,7 @@ class Stack:
         self.by_id: dict[int, Tcb] = {}
         self.by_handle: dict[int, Tcb] = {}
         self.listeners: dict[int, Listener] = {}  # by handle
+        self.listening: dict[tuple[bytes, int], Listener] = {}  # the same by address and port
         self.reservations: dict[int, Reservation] = {}  # bound, and neither listening nor connected
         self.waiting: dict[int, tuple] = {}  # Connects before the first Paths, by handle
         self.paths = PathTable(host)
@@ -176,6 +177,7 @@ class Stack:
         for listener in list(self.listeners.values()):
             self.ports.release(listener.reservation)
         self.listeners.clear()
+        self.listening.clear()
         for tcb in list(self.by_id.values()):
             if tcb.state != TIME_WAIT:
                 tcb.handle = 0  # nobody is to be told
@@ -275,6 +277,8 @@ class Stack:
         """Tell the app what is new: bytes in order, the end of the stream, credit."""
         self.dirty.pop(tcb.id, None)
         if not tcb.opened or not tcb.handle:
+            if tcb.released or not tcb.handle:
+                tcb.pending.clear()
             return
         trace = tcb.flush_trace
         if tcb.pending:

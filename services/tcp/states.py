@@ -135,9 +135,10 @@ def draw() -> str:
     lines = [
         "# The states of a TCP connection",
         "",
-        "Drawn from `services/tcp/states.py` by `python -m services.tcp.states`; a test fails when",
-        "this page is older than the table. The diagram leaves out what ends a connection at once",
-        "(ABORT, rcv RST, an ICMP error, giving up); the table has it.",
+        "Drawn from the table in `services/tcp/states.py` (`states.draw()`); a test fails when this",
+        "page is older than the table. The diagram leaves out what ends a connection at once",
+        "(ABORT, rcv RST, an ICMP error, giving up); the table has it. To draw it again:",
+        "`python -c 'from services.tcp.states import draw; print(draw(), end=\"\")'`",
         "",
         "A connection that comes in has a control block of its own from its SYN on, and the",
         "listener stays in LISTEN: where RFC 9293 says that a connection returns to LISTEN, the",
@@ -157,7 +158,3 @@ def draw() -> str:
 
 def _node(state: State) -> str:
     return state.replace("-", "_")
-
-
-if __name__ == "__main__":
-    print(draw(), end="")

@@ -19,12 +19,13 @@ _MASK = 0xFFFF_FFFF
 
 
 def send_syn(stack: Stack, tcb: Tcb, now: int) -> None:
-    """SYN, or SYN,ACK once the peer's SYN is known; arms the retransmission timer."""
+    """SYN, or SYN,ACK once the peer's SYN is known; starts the retransmission timer if need be."""
     flags = SYN if tcb.state == SYN_SENT else SYN | ACK
     scaling = stack.cfg.window_scaling and (flags == SYN or tcb.rcv_scale > 0)
     stack.send(tcb, flags, tcb.iss, b"", syn_options(tcb, scaling))
     tcb.last_send = now
-    stack.arm(tcb, _RTO, now + tcb.rtt.rto)
+    if not stack.armed(tcb, _RTO):
+        stack.arm(tcb, _RTO, now + tcb.rtt.rto)
 
 
 def send_next(stack: Stack, tcb: Tcb, offset: int, length: int, fin: bool, now: int) -> None:

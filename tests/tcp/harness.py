@@ -131,7 +131,7 @@ class Raw:
     def only(self) -> Got:
         """The one segment sent since the last take."""
         found = self.take()
-        assert len(found) == 1, found
+        assert len(found) == 1, [(item.flags, item.seq, item.ack, len(item.data)) for item in found]
         return found[0]
 
     def told(self, kind: type = object) -> list:
@@ -463,11 +463,13 @@ class Pair:
         self.a.app(Connect(1, 4, self.b.address, 80, limit or self.a.buffer, {}))
 
     def collect(self, end: Side) -> None:
-        for output in end.layer.outputs():
+        outputs = end.layer.outputs()
+        for output in outputs:  # first what is sent: hearing something may send more
+            if output.to == IP:
+                self._transmit(end, output.message)
+        for output in outputs:
             if output.to == APP:
                 end.heard(output.message)
-            elif isinstance(output.message, Segment):
-                self._transmit(end, output.message)
 
     def _transmit(self, end: Side, segment: Segment) -> None:
         other = self.b if end is self.a else self.a
