@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
+
+_ATTEMPTS = 4
+_INSTANT = 0.002
 
 
 class Held(OSError):
@@ -29,12 +33,17 @@ class Lock:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        for attempt in range(_ATTEMPTS):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt + 1 < _ATTEMPTS:  # `holder` has it for an instant while it looks
+                    time.sleep(_INSTANT)
+        else:
             pid = _owner(self._fd)
             os.close(self._fd)
-            raise Held(self.path, pid) from None
+            raise Held(self.path, pid)
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 

@@ -57,14 +57,14 @@ def main(
     """Run one layer until it is told to stop, and exit the process."""
     arguments = _arguments(role, argv)
     logs.set_up(f"{arguments.host}.{role}")
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN if arguments.supervised else _stop)
+    if arguments.supervised:  # Ctrl-C reaches the whole group: the supervisor decides
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         code = _run(role, arguments, open_ports, serve)
     except (ConfigError, Held) as error:
         log.error("%s", error)
         code = EXIT_CONFIG
-    except _Stop:
+    except KeyboardInterrupt:
         code = EXIT_OK
     sys.stdout.flush()
     os._exit(code)  # sockets and locks are released above; threads of libraries are not waited for
@@ -91,12 +91,19 @@ def wire_peers(lab: LabConfig, host: HostConfig, directory: Path) -> dict[str, l
     return peers
 
 
-class _Stop(BaseException):
-    """Raised by the signal handler: the poll it interrupts would otherwise go on."""
+def _wakeups(supervised: bool) -> list[int]:
+    """Descriptors that become readable when this process is to stop.
 
-
-def _stop(_signal: int, _frame: object) -> None:
-    raise _Stop
+    A signal may come just before the poll sleeps, where a handler could not end it; the pipe that
+    Python writes each signal's number into does.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    return [reader, 0] if supervised else [reader]
 
 
 def _arguments(role: Role, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -142,7 +149,7 @@ def _run(
             asyncio.run(_serve(serve, shell, host, directory, arguments.supervised))
         else:
             _ready()
-            shell.run(wakeup_fd=0 if arguments.supervised else None)
+            shell.run(_wakeups(arguments.supervised))
     finally:
         if shell is not None:
             shell.close()
@@ -198,7 +205,12 @@ async def _serve(
     work = asyncio.create_task(serve(shell, host, directory, _ready))
     loop.add_signal_handler(signal.SIGTERM, work.cancel)
     if supervised:
-        loop.add_reader(0, work.cancel)
+
+        def ended() -> None:
+            loop.remove_reader(0)
+            work.cancel()
+
+        loop.add_reader(0, ended)
     else:
         loop.add_signal_handler(signal.SIGINT, work.cancel)
     shell.attach(loop)

@@ -73,7 +73,6 @@ class Shell:
         self._sources = [(pipe.receive, pipe.inbox.socket, role) for role, pipe in pipes.items()]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._stopping = False
         for port in ports:
             self.add_port(port)
 
@@ -84,8 +83,8 @@ class Shell:
 
     # --- the blocking way ---
 
-    def run(self, wakeup_fd: int | None = None) -> None:
-        """Work until `stop` is called (from a signal handler) or `wakeup_fd` becomes readable."""
+    def run(self, wakeups: Sequence[int]) -> None:
+        """Work until one of the descriptors in `wakeups` becomes readable."""
         poller = zmq.Poller()
         sources = {}
         for receive, pollable, role in self._sources:
@@ -94,11 +93,11 @@ class Shell:
         for extra in filter(None, (self.publisher, self.control)):
             poller.register(extra.socket, zmq.POLLIN)
             sources[extra.socket] = None
-        if wakeup_fd is not None:
-            poller.register(wakeup_fd, zmq.POLLIN)
+        for wakeup in wakeups:
+            poller.register(wakeup, zmq.POLLIN)
         polled_out: set[Role] = set()
         self.flush()
-        while not self._stopping:
+        while True:
             for role, pipe in self.pipes.items():
                 if bool(pipe.waiting) != (role in polled_out):
                     polled_out ^= {role}
@@ -107,7 +106,7 @@ class Shell:
                     else:
                         poller.unregister(pipe.outlet.socket)
             for pollable, _ in poller.poll(self._patience()):
-                if pollable == wakeup_fd:
+                if pollable in wakeups:
                     return
                 source = sources.get(pollable, False)
                 if source:
@@ -118,10 +117,6 @@ class Shell:
                 self.pipes[role].flush()
             self._expire()
             self.flush()
-
-    def stop(self) -> None:
-        """Make `run` return after its current turn."""
-        self._stopping = True
 
     # --- the asyncio way ---
 

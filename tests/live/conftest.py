@@ -83,21 +83,22 @@ class Peer:
 
 
 class Capture:
-    """tshark on the kernel's end of the TAP; `finish` gives the file."""
+    """The kernel's end of the TAP, captured by sniff.py; `finish` gives the file."""
 
     def __init__(self, namespace: str, interface: str, path: Path) -> None:
         self.path = path
         self._process = subprocess.Popen(
-            ["ip", "netns", "exec", namespace, "tshark", "-q", "-i", interface, "-w", str(path)],
-            stderr=subprocess.PIPE, text=True,
+            ["ip", "netns", "exec", namespace, sys.executable, "-m", "tests.live.sniff",
+             interface, str(path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parents[1],
         )  # fmt: skip
-        for line in self._process.stderr:
-            if "Capturing on" in line:
-                break
+        assert self._process.stdout.readline() == "ready\n"
 
     def finish(self) -> Path:
-        self._process.terminate()
-        self._process.communicate(timeout=20)
+        """The capture of all packets up to now; nothing more is captured."""
+        if self._process.returncode is None:
+            self._process.communicate(timeout=20)
+            assert self._process.returncode == 0
         return self.path
 
 

@@ -119,7 +119,7 @@ class Bench:
 
 
 def blocking(bench, stop_read):
-    bench.shell.run(wakeup_fd=stop_read)
+    bench.shell.run([stop_read])
 
 
 def in_asyncio(bench, stop_read):
