@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from pathlib import Path
@@ -40,41 +41,43 @@ def run_connect(
 ) -> int:
     """Connect from `host` to a name or address and a port, show it live, close. The exit code.
 
-    bits, width, every_hop: as in `Look`; output: the pcapng file (None: a temporary one); packets:
+    bits, width, every_hop: as in `Look`; output: the pcapng file (None: no capture); packets:
     also capture the boundary ip/link; timeout: of connect(), in seconds. 0 when the connection was
-    made, 1 when not. Raises LabError.
+    made, 1 when not, 130 after Ctrl-C. Raises LabError.
     """
     look = Look(width or 0, bits, every_hop)
     hosts, target = _hosts(lab, host, destination)
     focus = Focus(host, name=destination)
-    with (
-        capture_file(output, look) as (file, path),
-        Stack(target) as stack,
-        Feed(lab) as feed,
-    ):
-        capture = capture_to(file, packets=packets)
-        story = Story(hosts, focus, every_hop=look.every_hop, capture=capture.take)
+    interrupted = False
+    with contextlib.ExitStack() as closing:
+        capture = path = None
+        if output:
+            file, path = closing.enter_context(capture_file(output, look))
+            capture = capture_to(file, packets=packets)
+        stack = closing.enter_context(Stack(target))
+        feed = closing.enter_context(Feed(lab))
+        story = Story(hosts, focus, every_hop=look.every_hop, capture=capture and capture.take)
         program = _Program(stack, feed, focus, destination, port, timeout)
         player = Player(story, look)
         program.start()
         try:
             _play(feed, player, program)
         except KeyboardInterrupt:
-            look.say("interrupted")
+            interrupted = True
         player.finish()
     if program.connected.is_set() and not story.over:
-        look.say(f"  the other side has not closed within {_CLOSE_LIMIT:g} s; it need not")
+        look.say("  the other side has not closed: its program need not have finished")
     if feed.lost:
         look.say(f"  {feed.lost} events were lost: the terminal is slower than the connection")
     if story.measure.called is not None:
         look.say(f"  trace of connect(): plywire trace {story.measure.called.trace}")
-    if capture.frames or output:
+    if capture is not None:
         look.say(f"  capture: {path} ({capture.frames} frames)")
-    else:
-        path.unlink()
+    if interrupted:
+        look.say("interrupted")
+        return 130
     if program.error is not None:
         look.say(f"connect to {destination}:{port} failed: {_reason(program.error)}")
-        return 1
     return 0 if program.connected.is_set() else 1
 
 

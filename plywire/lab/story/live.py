@@ -162,18 +162,16 @@ class Feed:
 
 
 @contextlib.contextmanager
-def capture_file(wanted: str | Path | None, look: Look) -> Iterator[tuple[BinaryIO, Path]]:
-    """An open file for a capture: the one wanted, or one in a temporary directory, which is said.
+def capture_file(wanted: str | Path, look: Look) -> Iterator[tuple[BinaryIO, Path]]:
+    """An open file for a capture: the one wanted, else one in a temporary directory, which is said.
 
     Raises LabError when neither can be written.
     """
-    path = Path(wanted).absolute() if wanted else None
-    file = None
-    if path is not None:
-        try:
-            file = path.open("wb")
-        except OSError as error:
-            look.say(f"{path} cannot be written ({error.strerror}): the capture goes elsewhere")
+    path, file = Path(wanted).absolute(), None
+    try:
+        file = path.open("wb")
+    except OSError as error:
+        look.say(f"{path} cannot be written ({error.strerror}): the capture goes elsewhere")
     if file is None:
         try:
             number, name = tempfile.mkstemp(prefix="plywire-", suffix=".pcapng")
