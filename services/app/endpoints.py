@@ -11,11 +11,10 @@ from typing import Any
 from plywire.calls import Call
 from plywire.config import SECOND
 from plywire.errors import SocketError
-from plywire.messages import Accepted, Bind, Bound, Close, Closed, Connect, Credit, Listen, Opened
+from plywire.messages import Bind, Bound, Close, Closed, Connect, Credit, Listen, Opened
 from services.app import names
-from services.app.context import Context, Waiter
+from services.app.context import Context
 from services.app.options import NO_LINGER
-from services.app.results import AcceptResult, ConnectResult
 from services.app.sockets import (
     CLOSED,
     CONNECTED,
@@ -29,6 +28,7 @@ from services.app.sockets import (
     Socket,
 )
 from services.app.streams import ReceiveStream, SendStream
+from services.app.waiters import Accepting, Closing, Connecting
 
 MAX_EXPECTED = 16
 """Answers to Bind and Listen that one socket may wait for."""
@@ -41,7 +41,7 @@ class Endpoints:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self._lingering: dict[int, _Closing] = {}
+        self._lingering: dict[int, Closing] = {}
 
     # --- the program's calls ---
 
@@ -67,14 +67,14 @@ class Endpoints:
         first = socket.phase == UNCONNECTED
         if first:
             self._open(socket, address, trace)
-        return self.context.run(_Connecting(trace, socket, self, first), timeout)
+        return self.context.run(Connecting(trace, socket, first), timeout)
 
     def accept(self, socket: Socket, session: str, timeout: int | None, trace: int) -> Call:
         """Take the connection that came first."""
         if socket.state != LISTEN:
             raise SocketError("EINVAL", "the socket does not listen")
         self.context.table.check_room()
-        return self.context.run(_Accepting(trace, socket, self.context, session), timeout)
+        return self.context.run(Accepting(trace, socket, self.context, session), timeout)
 
     def close(self, socket: Socket, trace: int) -> Call:
         """Release the descriptor; with SO_LINGER the answer waits for the connection's end."""
@@ -96,7 +96,7 @@ class Endpoints:
             context.changed(trace, "CloseSocket", before, None)
         self._release(socket, asked)
         if waits:
-            waiter = _Closing(trace, self._lingering, handle)
+            waiter = Closing(trace, self._lingering, handle)
             return context.run(waiter, linger * SECOND)
         return Call().resolve(None)
 
@@ -214,13 +214,6 @@ class Endpoints:
                     self.end(socket, "ECONNRESET", "the TCP process was replaced", trace)
             else:
                 self._introduce(socket, trace)
-
-    def disconnect(self, socket: Socket) -> None:
-        """After a failed attempt the socket is as good as new, except for what was bound."""
-        socket.phase = UNCONNECTED
-        socket.shut_read = socket.shut_write = socket.corked = False
-        socket.send = socket.receive = None
-        socket.local, socket.remote = socket.bound or NOWHERE, NOWHERE
 
     # --- parts ---
 
@@ -347,90 +340,3 @@ class Endpoints:
 def _fail(calls: list[Call], error: SocketError) -> None:
     for call in calls:
         call.fail(error)
-
-
-class _Connecting(Waiter):
-    """connect(): until the connection is open, or cannot be."""
-
-    __slots__ = ("endpoints", "first", "socket")
-
-    def __init__(self, trace: int, socket: Socket, endpoints: Endpoints, first: bool) -> None:
-        super().__init__(trace, socket.connects)
-        self.socket = socket
-        self.endpoints = endpoints
-        self.first = first
-
-    def attempt(self) -> ConnectResult | None:
-        socket = self.socket
-        if socket.state == SYN_SENT:
-            return None
-        if socket.state == CLOSED:
-            error = socket.take_error() or SocketError("ECONNABORTED", "the attempt had failed")
-            self.endpoints.disconnect(socket)
-            raise error
-        socket.phase = CONNECTED
-        return ConnectResult(False, names.unpacked(socket.local), names.unpacked(socket.remote))
-
-    def give_up(self) -> ConnectResult:
-        if not self.first:
-            raise SocketError("EALREADY", "the connection is being opened")
-        socket = self.socket
-        return ConnectResult(True, names.unpacked(socket.local), names.unpacked(socket.remote))
-
-
-class _Accepting(Waiter):
-    """accept(): until there is a connection to take."""
-
-    __slots__ = ("context", "session", "socket")
-
-    def __init__(self, trace: int, socket: Socket, context: Context, session: str) -> None:
-        super().__init__(trace, socket.accepts)
-        self.socket = socket
-        self.context = context
-        self.session = session
-
-    def attempt(self) -> AcceptResult | None:
-        listener, context = self.socket, self.context
-        if listener.state != LISTEN:
-            raise SocketError("EINVAL", "the socket listens no more")
-        if not listener.queue:
-            return None
-        context.table.check_room()
-        child = listener.queue.popleft()
-        child.session = self.session
-        before = child.control() if context.tracer.enabled else {}
-        context.table.add(child)
-        context.counters["connections_accepted"] += 1
-        trace = context.trace_of(self.trace)
-        if child.handle:  # not reset in the meantime
-            context.tell(Accepted(trace, child.handle))
-        if context.tracer.enabled:
-            context.changed(trace, "Accept", before, child)
-        return AcceptResult(
-            False, child.descriptor, names.unpacked(child.local), names.unpacked(child.remote)
-        )
-
-    def give_up(self) -> AcceptResult:
-        return AcceptResult(True)
-
-
-class _Closing(Waiter):
-    """close() with SO_LINGER: until TCP has finished, or the time is over."""
-
-    __slots__ = ("handle", "lingering", "over")
-
-    def __init__(self, trace: int, lingering: dict[int, _Closing], handle: int) -> None:
-        super().__init__(trace)
-        self.handle = handle
-        self.lingering = lingering
-        self.over = False
-        lingering[handle] = self
-
-    def attempt(self) -> bool | None:
-        return True if self.over else None
-
-    def give_up(self) -> bool:
-        return True
-
-    def leave(self) -> None:
-        self.lingering.pop(self.handle, None)

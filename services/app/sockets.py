@@ -78,6 +78,13 @@ class Socket:
         error, self.error = self.error, None
         return error
 
+    def disconnect(self) -> None:
+        """After a failed attempt the socket is as good as new, except for what was bound."""
+        self.phase = UNCONNECTED
+        self.shut_read = self.shut_write = self.corked = False
+        self.send = self.receive = None
+        self.local, self.remote = self.bound or NOWHERE, NOWHERE
+
     def state_name(self) -> str:
         """The state by the RFC's name, as well as it can be known without asking TCP."""
         if self.state != ESTABLISHED:

@@ -191,6 +191,15 @@ def test_options_of_every_socket():
     assert error(app.get_option(fd, "SO_MAGIC")) == "ENOPROTOOPT"
 
 
+def test_the_segment_size_of_a_connection_is_tcps():
+    app = Program()
+    fd = app.connected()
+    call = app.get_option(fd, "TCP_MAXSEG")
+    (query,) = app.heard()
+    app.say(Info(1, query.handle, {"snd_mss": 1448}))
+    assert call.result() == 1448
+
+
 def test_options_of_a_connection_are_told_to_tcp():
     app = Program()
     fd = app.connected()
