@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from programs import MS, SECOND, connected, listener, socket, two_hosts
 
@@ -447,3 +449,12 @@ def test_with_a_hop_delay_a_step_is_a_hop():
         if event.host == "h1" and event.what == "in" and event.direction == "down"
     ]
     assert hops[:3] == [(1000, "app/tcp"), (2000, "tcp/ip"), (3000, "ip/link")]
+
+
+# --- the documentation ----------------------------------------------------------------------------
+
+
+def test_the_first_world_of_the_documentation_works(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    assert capsys.readouterr().out.startswith("b'hello' ")
