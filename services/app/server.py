@@ -24,6 +24,9 @@ from services.app.servicer import SocketService
 MAX_RPCS = 8192
 """RPCs at one time, blocked ones and sessions included; one more is RESOURCE_EXHAUSTED."""
 
+GRACE = 0.1
+"""Seconds that calls get to end when the API stops; clients are told first, and stay quiet."""
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", 2 << 20),
     ("grpc.max_send_message_length", 8 << 20),
@@ -63,4 +66,4 @@ async def serve(shell: Shell, host: HostConfig, directory: Path, ready: Callable
     try:
         await asyncio.Event().wait()
     finally:
-        await server.stop(grace=None)
+        await server.stop(GRACE)
