@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import http.client
 import http.server
+import socket
+import struct
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -128,6 +131,8 @@ def test_an_orderly_close(setup, listener, capture, opener, first):
             setup.peer("close", name="k")
             assert ours.recv(1) == b""
         port = ours.getsockname()[1]
+        kernel_port = ours.getpeername()[1]
+    wait_for_socket(setup, kernel_port, lambda seen: not seen or "TIME-WAIT" in seen)
     capture_path = capture.finish()
     assert fields(capture_path, f"tcp.port == {port} && tcp.flags.reset == 1", "frame.number") == []
     assert (
@@ -143,9 +148,6 @@ def test_the_kernel_aborts(setup, listener):
 
 
 def test_plywire_aborts(setup, listener):
-    import socket
-    import struct
-
     ours = dial(setup, listener, "k")
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     ours.close()
@@ -171,7 +173,7 @@ def test_a_slow_reader_closes_the_window_and_nothing_is_lost(setup, listener, ca
         setup.peer.start("send_pattern", name="k", size=size)
         received = hashlib.sha256()
         total = 0
-        wait_for_zero_window(setup, ours)
+        wait_for_socket(setup, ours.getpeername()[1], lambda seen: "timer:(persist" in seen)
         while total < size:
             data = ours.recv(1 << 20)
             assert data
@@ -183,17 +185,11 @@ def test_a_slow_reader_closes_the_window_and_nothing_is_lost(setup, listener, ca
     assert zero
 
 
-def wait_for_zero_window(setup, ours):
-    """Until the receive buffer is full: the kernel's sender then sees a window of 0."""
-    import time
-
+def wait_for_socket(setup, port, condition):
+    """Until `condition` holds for what ss says of the kernel's socket on `port`."""
     end = time.monotonic() + 20
-    port = ours.getpeername()[1]
-    while True:
-        sockets = setup.kernel("ss", "-tin", f"sport = :{port}").stdout
-        if "persist" in sockets or "backoff" in sockets or "rwnd_limited" in sockets:
-            return
-        assert time.monotonic() < end, sockets
+    while not condition(seen := setup.kernel("ss", "-tanoH", f"sport = :{port}").stdout):
+        assert time.monotonic() < end, seen
 
 
 @pytest.mark.parametrize("opener", ["kernel", "plywire"])
