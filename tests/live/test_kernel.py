@@ -119,6 +119,7 @@ def test_plywire_is_refused_where_nobody_listens(setup):
 @pytest.mark.parametrize("first", ["kernel", "plywire"])
 def test_an_orderly_close(setup, listener, capture, opener, first):
     ours = dial(setup, listener, "k") if opener == "kernel" else call(setup, "k")
+    kernel_port = ours.getpeername()[1]
     with ours:
         ours.sendall(b"hello")
         assert setup.peer("recv", name="k", size=5) == {"text": "hello"}
@@ -131,7 +132,6 @@ def test_an_orderly_close(setup, listener, capture, opener, first):
             setup.peer("close", name="k")
             assert ours.recv(1) == b""
         port = ours.getsockname()[1]
-        kernel_port = ours.getpeername()[1]
     wait_for_socket(setup, kernel_port, lambda seen: not seen or "TIME-WAIT" in seen)
     capture_path = capture.finish()
     assert fields(capture_path, f"tcp.port == {port} && tcp.flags.reset == 1", "frame.number") == []
