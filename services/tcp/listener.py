@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
-from plywire.wire.tcp import ACK, RST, SYN, TcpHeader
+from plywire.wire.tcp import ACK, RST, SYN, TcpHeader, parse_options
 from services.tcp import options, user_calls
 from services.tcp.paths import ANY, Path
 from services.tcp.ports import Reservation
 from services.tcp.segment_arrives import passive_open
 from services.tcp.stack import sequence_length
-from services.tcp.states import LISTEN, RCV_SYN, SYN_RECEIVED, TIME_WAIT
+from services.tcp.states import LISTEN, RCV_SYN, TIME_WAIT
 from services.tcp.tcb import Tcb
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def _syn(
     if len(stack.connections) >= stack.cfg.max_connections:
         stack.drop("too_many_connections", now)
         return
+    theirs = parse_options(header.options)  # may raise: before there is anything to undo
     path = stack.paths.lookup(key[2], now) or Path(key[0], 576)  # no way back: ip will say so
     tcb = stack.new_tcb(stack.odd_handle(), key, listener.reservation.reuse, LISTEN)
     tcb.listener = listener.handle
@@ -127,7 +128,7 @@ def _syn(
         tcb.iss = tcb.snd_una = iss
         tcb.snd_nxt = tcb.snd_cursor = tcb.snd_buf_seq = tcb.rtt.timed_seq = seq.add(iss, 1)
     listener.embryonic.add(tcb.id)
-    passive_open(stack, tcb, header, data, now)
+    passive_open(stack, tcb, header, theirs, data, now)
 
 
 def reopens(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> bool:
@@ -170,5 +171,5 @@ def accepted(stack: Stack, tcb: Tcb) -> None:
     """A program has taken the connection."""
     tcb.accepted = True
     listener = stack.listeners.get(tcb.listener)
-    if listener is not None and tcb.state != SYN_RECEIVED:
+    if listener is not None:
         listener.forget(tcb.id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
-from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, TcpHeader, parse_options
+from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_options
 from services.tcp import options, receiver, recovery, sender, user_calls
 from services.tcp.states import (
     CLOSE,
@@ -121,14 +121,17 @@ def _keep_early_text(tcb: Tcb, header: TcpHeader, data: bytes) -> None:
         tcb.rcv_fin = len(data)
 
 
-def passive_open(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> None:
+def passive_open(
+    stack: Stack, tcb: Tcb, header: TcpHeader, theirs: Options, data: bytes, now: int
+) -> None:
     """3.10.7.2, third: the block of a connection that comes in takes the SYN and answers it."""
     tcb.irs = header.seq
     tcb.rcv_nxt = tcb.ack_sent = seq.add(header.seq, 1)
-    options.negotiate(tcb, parse_options(header.options), stack.cfg.window_scaling)
+    options.negotiate(tcb, theirs, stack.cfg.window_scaling)
     tcb.snd_wnd = tcb.max_snd_wnd = header.window
     tcb.snd_wl1, tcb.snd_wl2 = header.seq, tcb.iss
     _keep_early_text(tcb, header, data)
+    stack.counters["tcp_passive_opens"] += 1
     stack.change(tcb, RCV_SYN, now)
     send_syn(stack, tcb, now)
 

@@ -135,7 +135,7 @@ def draw() -> str:
     lines = [
         "# The states of a TCP connection",
         "",
-        "Drawn from the table in `services/tcp/states.py` (`states.draw()`); a test fails when this",
+        "Drawn from the table in `services/tcp/states.py` by `states.draw`; a test fails when this",
         "page is older than the table. The diagram leaves out what ends a connection at once",
         "(ABORT, rcv RST, an ICMP error, giving up); the table has it. To draw it again:",
         "`python -c 'from services.tcp.states import draw; print(draw(), end=\"\")'`",

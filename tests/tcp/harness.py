@@ -274,6 +274,8 @@ class Peer:
                 ack = self.raw.only()
                 assert (ack.flags, ack.seq, ack.ack) == (ACK, self.rcv, self.snd)
                 assert self.raw.told(Opened)
+                if scale:
+                    self.send(ACK)  # the window of a SYN is not scaled: say what it is
 
     def send(
         self,

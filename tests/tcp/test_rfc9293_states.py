@@ -200,7 +200,7 @@ def test_syn_sent_receives_syn_ack_with_text_and_fin() -> None:
     peer = in_state("SYN-SENT")
     peer.send(SYN | ACK | FIN, b"hello")
     assert peer.only().ack == 5000 + 1 + 5 + 1
-    opened, data, end = peer.raw.told()
+    _, data, end = peer.raw.told()
     assert (data.offset, data.payload, end.offset) == (0, b"hello", 5)
     assert peer.state == "CLOSE-WAIT"
 
@@ -224,7 +224,7 @@ def test_syn_sent_receives_syn_with_text() -> None:
     assert peer.only().ack == 5001
     peer.send(ACK, seq=5006, ack=1001)
     assert peer.only().ack == 5006
-    opened, data = peer.raw.told()
+    _, data = peer.raw.told()
     assert data.payload == b"early"
 
 
