@@ -8,7 +8,6 @@ their numbers may soon mean other sockets: from then on no call with one of them
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from typing import Any
 
@@ -20,9 +19,6 @@ from plywire.rpc.socket_pb2_grpc import SocketServiceStub
 
 PATIENCE = 30.0
 """Seconds that the API may take on top of the time the call itself asks for."""
-
-# gRPC's core would tell on the program's stderr that a lab went down, beside the exception.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 _PAUSES = (0.05, 0.1, 0.2, 0.4)  # before each retry, in seconds
 

@@ -1,5 +1,7 @@
 """plywire.client against a scripted API: lost replies, errors, sessions, interruptions."""
 
+import _thread
+import contextlib
 import errno
 import select
 import socket
@@ -186,9 +188,8 @@ def test_closed_stack(api):
 
 def test_interrupted_accept_is_asked_again_with_its_id(api, stack):
     sock = stack.socket()
-    api.answers["Accept"].append(lambda _: _interrupt_main())
-    with pytest.raises(KeyboardInterrupt):
-        _wait_for_interrupt(sock.accept)
+    with interrupting(api, "Accept"), pytest.raises(KeyboardInterrupt):
+        sock.accept()
     sock.accept()
     first, second = [item.request_id for item in api.requests["Accept"]]
     assert first == second
@@ -196,25 +197,28 @@ def test_interrupted_accept_is_asked_again_with_its_id(api, stack):
 
 def test_send_after_an_interrupted_one_asks_where_the_stream_stands(api, stack):
     sock = stack.socket()
-    api.answers["Send"] += [lambda _: _interrupt_main(), pb.SendResponse(offset=4)]
+    with interrupting(api, "Send"), pytest.raises(KeyboardInterrupt):
+        sock.send(b"abc")
+    api.answers["Send"].append(pb.SendResponse(offset=4))
     api.answers["GetSocket"].append(pb.GetSocketResponse(socket=pb.Socket(send_offset=2)))
-    with pytest.raises(KeyboardInterrupt):
-        _wait_for_interrupt(lambda: sock.send(b"abc"))
     assert sock.send(b"de") == 2
     assert api.requests["Send"][-1].offset == 2
 
 
-def _interrupt_main():
-    """Ctrl-C, and no answer until the call is long given up."""
-    import _thread
+@contextlib.contextmanager
+def interrupting(api, name):
+    """Ctrl-C while a call waits for its answer, which comes when this is left."""
+    left = threading.Event()
 
-    _thread.interrupt_main()
-    threading.Event().wait(0.5)
+    def answer(_):
+        _thread.interrupt_main()
+        left.wait(30)
 
-
-def _wait_for_interrupt(call):
-    call()
-    pytest.fail("the call returned")
+    api.answers[name].append(answer)
+    try:
+        yield
+    finally:
+        left.set()
 
 
 def test_lost_socket_is_closed_in_the_api(api, stack):
