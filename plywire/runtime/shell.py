@@ -67,6 +67,7 @@ class Shell:
         self.pipes = dict(pipes)
         self.tracer = tracer
         self.ports: dict[int, Port] = {}
+        self._timed: list[Port | Pipe] = list(pipes.values())
         self.publisher = publisher
         self.control = control
         self.clock = clock
@@ -80,6 +81,7 @@ class Shell:
         """Let a device carry the frames of its interface; before the loop starts."""
         self.ports[port.ifindex] = port
         self._sources.append((port.receive, port.pollable(), WIRE))
+        self._timed.append(port)
 
     # --- the blocking way ---
 
@@ -105,7 +107,8 @@ class Shell:
                         poller.register(pipe.outlet.socket, zmq.POLLOUT)
                     else:
                         poller.unregister(pipe.outlet.socket)
-            for pollable, _ in poller.poll(self._patience()):
+            deadline = self._deadline()
+            for pollable, _ in poller.poll(self._patience(deadline)):
                 if pollable in wakeups:
                     return
                 source = sources.get(pollable, False)
@@ -115,7 +118,8 @@ class Shell:
                     self._serve()
             for role in polled_out:
                 self.pipes[role].flush()
-            self._expire()
+            if deadline is not None and deadline <= self.clock():
+                self._expire()
             self.flush()
 
     # --- the asyncio way ---
@@ -252,19 +256,21 @@ class Shell:
             now = self.clock()
             if deadline <= now:
                 self.layer.expire(now)
-        for other in (*self.ports.values(), *self.pipes.values()):
+        for other in self._timed:
             due = other.deadline()
             if due is not None and due <= self.clock():
                 other.expire(self.clock())
 
     def _deadline(self) -> int | None:
-        others = (*self.ports.values(), *self.pipes.values())
-        times = [self.layer.deadline(), *(other.deadline() for other in others)]
-        return min((when for when in times if when is not None), default=None)
+        earliest = self.layer.deadline()
+        for other in self._timed:
+            due = other.deadline()
+            if due is not None and (earliest is None or due < earliest):
+                earliest = due
+        return earliest
 
-    def _patience(self) -> int | None:
+    def _patience(self, deadline: int | None) -> int | None:
         """How long to poll, in ms, rounded up so that a timer is due when the poll returns."""
-        deadline = self._deadline()
         if deadline is None:
             return None
         return max(0, -((self.clock() - deadline) // MS))
