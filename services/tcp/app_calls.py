@@ -26,7 +26,9 @@ from services.tcp import listener, options, user_calls
 from services.tcp.paths import ANY, LOOPBACK
 from services.tcp.ports import Reservation
 from services.tcp.sender import push
-from services.tcp.stack import CORK, KEEPALIVE, PATHS
+from services.tcp.stack import PATHS
+from services.tcp.states import CLOSED, PASSIVE_OPEN
+from services.tcp.tcb import CORK, KEEPALIVE
 
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
@@ -107,9 +109,8 @@ class AppCalls:
         item.backlog = min(message.backlog, stack.cfg.backlog_max)
         item.options = dict(message.options)
         reservation = item.reservation
-        if stack.tracer.enabled:
-            stack.tracer.state(now, message.trace, "passive OPEN", {"state": "CLOSED"},
-                               item.control())  # fmt: skip
+        if item.state == CLOSED:
+            stack.change(item, PASSIVE_OPEN, now)
         stack.tell(Bound(message.trace, handle, reservation.address, reservation.port, "", ""))
 
     def _connect(self, message: Connect, now: int) -> None:

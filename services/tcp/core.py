@@ -28,7 +28,7 @@ from services.tcp.app_calls import AppCalls
 from services.tcp.ports import Reservation
 from services.tcp.segment_arrives import segment_arrives
 from services.tcp.stack import PATHS, Stack
-from services.tcp.states import SYN_RECEIVED
+from services.tcp.states import LISTEN, SYN_RECEIVED
 from services.tcp.tcb import Tcb
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ class TcpLayer:
         stack = self.stack
         for owner, kind in stack.timers.expire(now):
             if kind == PATHS:
-                self._app.connect_now(stack.waiting.pop(owner), now)
+                connect = stack.waiting.pop(owner)
+                stack.trace = connect.trace
+                self._app.connect_now(connect, now)
                 continue
             tcb = stack.by_id[owner]
             stack.trace = tcb.trace
@@ -129,7 +131,7 @@ class TcpLayer:
             stack.reservations[reservation.handle] = reservation
         for handle, row, backlog, settings in saved["listeners"]:
             item = listener.Listener(handle, Reservation(*row))
-            item.backlog, item.options = backlog, settings
+            item.state, item.backlog, item.options = LISTEN, backlog, settings
             stack.ports.adopt(item.reservation)
             listener.enter(stack, item)
         for row in saved["connections"]:

@@ -11,7 +11,7 @@ from services.tcp.paths import ANY, Path
 from services.tcp.ports import Reservation
 from services.tcp.segment_arrives import passive_open
 from services.tcp.stack import sequence_length
-from services.tcp.states import LISTEN, RCV_SYN, TIME_WAIT
+from services.tcp.states import CLOSE, CLOSED, LISTEN, RCV_SYN, TIME_WAIT
 from services.tcp.tcb import Tcb
 
 if TYPE_CHECKING:
@@ -27,11 +27,14 @@ class Listener:
     embryonic: ids of connections in SYN-RECEIVED; queue: those that wait for accept().
     """
 
-    __slots__ = ("backlog", "embryonic", "handle", "options", "queue", "reservation")
+    __slots__ = ("backlog", "embryonic", "handle", "options", "queue", "reservation", "shown",
+                 "state")  # fmt: skip
 
     def __init__(self, handle: int, reservation: Reservation) -> None:
         self.handle = handle
         self.reservation = reservation
+        self.state = CLOSED
+        self.shown: dict[str, int | str] = {}
         self.backlog = 0
         self.options: dict[str, int | str] = {}
         self.embryonic: set[int] = set()
@@ -55,7 +58,7 @@ class Listener:
     def control(self) -> dict[str, int | str]:
         """What Info says of a listener."""
         return {
-            "state": "LISTEN",
+            "state": self.state,
             "local_address": ".".join(map(str, self.reservation.address)),
             "local_port": self.reservation.port,
             "backlog": self.backlog,
@@ -163,6 +166,7 @@ def close_listener(stack: Stack, listener: Listener, now: int) -> None:
     del stack.listeners[listener.handle]
     del stack.listening[listener.reservation.address, listener.reservation.port]
     stack.ports.release(listener.reservation)
+    stack.change(listener, CLOSE, now)
     for tcb_id in sorted(listener.embryonic | listener.queue):
         user_calls.abort(stack, stack.by_id[tcb_id], now)
 

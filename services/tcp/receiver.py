@@ -6,15 +6,13 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from plywire import seq
-from services.tcp.tcb import Tcb
+from services.tcp.tcb import DELAYED_ACK, Tcb
 
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
 
 MAX_ISLANDS = 256
 """Runs of bytes kept apart by holes. More only come from a peer that wants to cost memory."""
-
-_DELAYED_ACK = "delayed ack"
 
 
 def first_window(tcb: Tcb, mss: int, largest: int) -> int:
@@ -150,6 +148,6 @@ def _acknowledge_later(stack: Stack, tcb: Tcb, now: int) -> None:
     elif seq.sub(tcb.rcv_nxt, tcb.ack_sent) >= 2 * tcb.rcv_mss:
         tcb.ack_now = True
     else:
-        key = (tcb.id, _DELAYED_ACK)
+        key = (tcb.id, DELAYED_ACK)
         if key not in stack.timers:
             stack.timers.set(key, now + stack.cfg.delayed_ack)

@@ -29,14 +29,12 @@ from services.tcp.states import (
     SYN_SENT,
     TIME_WAIT,
 )
-from services.tcp.tcb import Tcb
+from services.tcp.tcb import KEEPALIVE, LEFT_OVER, Tcb
 from services.tcp.transmit import send_syn
 
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
 
-_KEEPALIVE = "keep-alive"
-_LEFT_OVER = "left over"
 _CHALLENGES = 10  # RFC 5961 section 7: so many a connection in _CHALLENGE_TIME
 _CHALLENGE_TIME = 1_000_000_000
 
@@ -194,7 +192,7 @@ def _repeat_syn_ack(stack: Stack, tcb: Tcb, now: int) -> None:
 def _time_wait_repeat(stack: Stack, tcb: Tcb, header: TcpHeader, now: int) -> None:
     """A FIN that comes again: its acknowledgement was lost, so the 2 MSL begin again."""
     if header.flags & FIN:
-        stack.arm(tcb, _LEFT_OVER, now + stack.cfg.time_wait)
+        stack.arm(tcb, LEFT_OVER, now + stack.cfg.time_wait)
         tcb.ack_now = True
     else:
         challenge(stack, tcb, now)
@@ -301,7 +299,7 @@ def _established(stack: Stack, tcb: Tcb, event: str, now: int) -> None:
     stack.change(tcb, event, now)
     stack.say_opened(tcb)
     if tcb.keepalive:
-        stack.arm(tcb, _KEEPALIVE, now + tcb.keep_idle)
+        stack.arm(tcb, KEEPALIVE, now + tcb.keep_idle)
     if tcb.fin_offset >= 0:  # closed while in SYN-RECEIVED, with data to send first
         stack.change(tcb, CLOSE, now)
     if tcb.islands:  # text that came with the SYN
@@ -367,6 +365,6 @@ def _fin(stack: Stack, tcb: Tcb, now: int) -> None:
 
 def _time_wait(stack: Stack, tcb: Tcb, now: int) -> None:
     """Only the endpoints and the acknowledgement are still needed, for 2 MSL."""
-    stack.disarm(tcb, _KEEPALIVE)
+    stack.disarm(tcb, KEEPALIVE)
     stack.over_for_program(tcb)
-    stack.arm(tcb, _LEFT_OVER, now + stack.cfg.time_wait)
+    stack.arm(tcb, LEFT_OVER, now + stack.cfg.time_wait)

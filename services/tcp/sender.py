@@ -8,15 +8,12 @@ from plywire import seq
 from services.tcp import recovery
 from services.tcp.congestion import ALGORITHMS, initial_window
 from services.tcp.states import TRANSMITTING
-from services.tcp.tcb import Tcb
+from services.tcp.tcb import CORK, PERSIST, RTO, Tcb
 from services.tcp.transmit import send_next
 
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
 
-_RTO = "rto"
-_PERSIST = "persist"
-_CORK = "cork"
 _CORK_TIME = 200_000_000  # Linux: a corked partial segment waits this long at most
 _FALLBACK_RTO = 3_000_000_000
 _MASK = 0xFFFF_FFFF
@@ -68,8 +65,8 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
             return
     # Only a closed window leaves something behind while nothing is under way, and only a probe
     # finds out that it has opened again when the peer's word of it was lost (MUST-35).
-    if not held and (offset < end or offset == fin_offset) and (tcb.id, _RTO) not in stack.timers:
-        key = (tcb.id, _PERSIST)
+    if not held and (offset < end or offset == fin_offset) and (tcb.id, RTO) not in stack.timers:
+        key = (tcb.id, PERSIST)
         if key not in stack.timers:
             stack.timers.set(key, now + tcb.rtt.rto)
 
@@ -80,8 +77,8 @@ def _held_back(stack: Stack, tcb: Tcb, now: int) -> bool:
     if tcb.snd_cursor != tcb.snd_nxt:
         return False  # it was sent before
     if tcb.cork:
-        if not stack.armed(tcb, _CORK):
-            stack.arm(tcb, _CORK, now + _CORK_TIME)
+        if not stack.armed(tcb, CORK):
+            stack.arm(tcb, CORK, now + _CORK_TIME)
         return True
     return not tcb.nodelay and tcb.snd_una != tcb.snd_nxt and seq.gt(tcb.snd_small, tcb.snd_una)
 
@@ -101,7 +98,7 @@ def syn_acknowledged(stack: Stack, tcb: Tcb, now: int) -> None:
     tcb.snd_una = tcb.snd_cursor = tcb.snd_buf_seq = tcb.snd_small = seq.add(tcb.iss, 1)
     tcb.retries = 0
     tcb.una_time = now
-    stack.disarm(tcb, _RTO)
+    stack.disarm(tcb, RTO)
 
 
 def acknowledged(stack: Stack, tcb: Tcb, ack: int, now: int) -> None:
@@ -127,9 +124,9 @@ def acknowledged(stack: Stack, tcb: Tcb, ack: int, now: int) -> None:
     tcb.una_time = now
     restart = recovery.on_new_ack(stack, tcb, count, flight, now)
     if ack == tcb.snd_nxt:
-        stack.timers.cancel((tcb.id, _RTO))  # RFC 6298 5.2
-    elif restart and (tcb.id, _RTO) in stack.timers:
-        stack.timers.set((tcb.id, _RTO), now + rtt.rto)  # RFC 6298 5.3
+        stack.timers.cancel((tcb.id, RTO))  # RFC 6298 5.2
+    elif restart and (tcb.id, RTO) in stack.timers:
+        stack.timers.set((tcb.id, RTO), now + rtt.rto)  # RFC 6298 5.3
 
 
 def update_window(stack: Stack, tcb: Tcb, seq_number: int, ack: int, window: int) -> None:
@@ -142,4 +139,4 @@ def update_window(stack: Stack, tcb: Tcb, seq_number: int, ack: int, window: int
             tcb.max_snd_wnd = window
         if window and tcb.probe_backoff:
             tcb.probe_backoff = 0
-            stack.disarm(tcb, _PERSIST)
+            stack.disarm(tcb, PERSIST)

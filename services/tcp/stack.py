@@ -33,6 +33,7 @@ from services.tcp.ports import Ports, Reservation
 from services.tcp.receiver import offer_window
 from services.tcp.states import (
     ABORT,
+    CLOSE,
     CLOSE_WAIT,
     CLOSED,
     ESTABLISHED,
@@ -44,21 +45,14 @@ from services.tcp.states import (
     State,
     transition,
 )
-from services.tcp.tcb import Key, Tcb
+from services.tcp.tcb import DELAYED_ACK, TIMER_KINDS, Key, Tcb
 
 if TYPE_CHECKING:
     from plywire.config import HostConfig
     from plywire.trace import Tracer
     from services.tcp.listener import Listener
 
-RTO = "rto"
-PERSIST = "persist"
-DELAYED_ACK = "delayed ack"
-KEEPALIVE = "keep-alive"
-CORK = "cork"
-LEFT_OVER = "left over"  # the end of TIME-WAIT, and of FIN-WAIT-2 without a program
 PATHS = "paths"  # a connect that waits for ip's first word; the only kind keyed by a handle
-TIMER_KINDS = (RTO, PERSIST, DELAYED_ACK, KEEPALIVE, CORK, LEFT_OVER)
 
 COUNTERS = (
     "tcp_active_opens", "tcp_passive_opens", "tcp_attempt_fails", "tcp_estab_resets",
@@ -144,8 +138,8 @@ class Stack:
             self.ports.release(reservation)
         self.ports.disconnect(tcb.id, tcb.local_port)
 
-    def change(self, tcb: Tcb, event: Event, now: int) -> None:
-        """Move the connection through the state table."""
+    def change(self, tcb: Tcb | Listener, event: Event, now: int) -> None:
+        """Move a connection or listener through the state table."""
         transition(tcb, event, now, self.tracer, self.trace)
 
     def end(
@@ -176,6 +170,7 @@ class Stack:
         """RST for every connection, and no listener any more: their program is gone."""
         for listener in list(self.listeners.values()):
             self.ports.release(listener.reservation)
+            self.change(listener, CLOSE, now)
         self.listeners.clear()
         self.listening.clear()
         for tcb in list(self.by_id.values()):

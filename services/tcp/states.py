@@ -13,6 +13,7 @@ from plywire.errors import IllegalTransition
 
 if TYPE_CHECKING:
     from plywire.trace import Tracer
+    from services.tcp.listener import Listener
     from services.tcp.tcb import Tcb
 
 State = str
@@ -54,7 +55,6 @@ TABLE: dict[tuple[State, Event], State] = {
     (CLOSED, PASSIVE_OPEN): LISTEN,
     (LISTEN, RCV_SYN): SYN_RECEIVED,
     (LISTEN, CLOSE): CLOSED,
-    (LISTEN, ABORT): CLOSED,
     (SYN_SENT, RCV_SYN): SYN_RECEIVED,
     (SYN_SENT, RCV_SYN_ACK): ESTABLISHED,
     (SYN_SENT, CLOSE): CLOSED,
@@ -96,7 +96,6 @@ TABLE: dict[tuple[State, Event], State] = {
     (LAST_ACK, GIVE_UP): CLOSED,
     (TIME_WAIT, TWO_MSL): CLOSED,
     (TIME_WAIT, RCV_SYN): CLOSED,  # 3.6.1 MAY-2: a new incarnation takes its place
-    (TIME_WAIT, ABORT): CLOSED,
 }
 """(state, event) to the state that follows. What is not here cannot happen."""
 
@@ -113,8 +112,8 @@ MAY_RECEIVE: frozenset[State] = frozenset({ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2})
 """States in which segment text is taken (3.10.7.4, seventh)."""
 
 
-def transition(tcb: Tcb, event: Event, now: int, tracer: Tracer, trace: int) -> None:
-    """Take the connection to its next state and say so to the tracer.
+def transition(tcb: Tcb | Listener, event: Event, now: int, tracer: Tracer, trace: int) -> None:
+    """Take the connection (or listener) to its next state and say so to the tracer.
 
     What the tracer shows as before is what it was shown last time, so that nothing which changed
     in between is lost. Raises IllegalTransition for a cell that the table does not have.

@@ -14,6 +14,15 @@ DEFAULT_MSS = 536  # RFC 9293 3.7.1 (MUST-15)
 Key = tuple[bytes, int, bytes, int]
 """Local address and port, remote address and port."""
 
+RTO = "rto"
+PERSIST = "persist"
+DELAYED_ACK = "delayed ack"
+KEEPALIVE = "keep-alive"
+CORK = "cork"
+LEFT_OVER = "left over"  # the end of TIME-WAIT, and of FIN-WAIT-2 without a program
+TIMER_KINDS = (RTO, PERSIST, DELAYED_ACK, KEEPALIVE, CORK, LEFT_OVER)
+"""The timers that a connection may have running."""
+
 # Fields that are numbers, strings or bytes, with what they are in a new block. Sequence numbers
 # are modulo 2**32; offsets count the stream's bytes from 0 and do not wrap.
 _FIELDS: dict[str, object] = {

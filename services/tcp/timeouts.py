@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from plywire.wire.tcp import ACK
 from services.tcp import recovery
 from services.tcp.sender import push
-from services.tcp.stack import (
-    CORK,
-    DELAYED_ACK,
-    KEEPALIVE,
-    LEFT_OVER,
-    PERSIST,
-    RTO,
-)
 from services.tcp.states import (
     CLOSED,
     FIN_WAIT_2,
@@ -25,7 +18,7 @@ from services.tcp.states import (
     TRANSMITTING,
     TWO_MSL,
 )
-from services.tcp.tcb import Tcb
+from services.tcp.tcb import CORK, DELAYED_ACK, KEEPALIVE, LEFT_OVER, PERSIST, RTO, Tcb
 from services.tcp.transmit import probe, retransmit_first
 
 if TYPE_CHECKING:
@@ -126,7 +119,7 @@ def _keepalive(stack: Stack, tcb: Tcb, now: int) -> None:
         return
     tcb.keep_probes += 1
     stack.counters["tcp_keep_alive"] += 1
-    stack.send(tcb, 0x10, seq.add(tcb.snd_nxt, -1))
+    stack.send(tcb, ACK, seq.add(tcb.snd_nxt, -1))
     stack.arm(tcb, KEEPALIVE, now + tcb.keep_interval)
 
 

@@ -8,13 +8,11 @@ from plywire import seq
 from plywire.wire.tcp import ACK, FIN, PSH, SYN
 from services.tcp.options import syn_options
 from services.tcp.states import SYN_SENT
-from services.tcp.tcb import Tcb
+from services.tcp.tcb import PERSIST, RTO, Tcb
 
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
 
-_RTO = "rto"
-_PERSIST = "persist"
 _MASK = 0xFFFF_FFFF
 
 
@@ -24,8 +22,8 @@ def send_syn(stack: Stack, tcb: Tcb, now: int) -> None:
     scaling = stack.cfg.window_scaling and (flags == SYN or tcb.rcv_scale > 0)
     stack.send(tcb, flags, tcb.iss, b"", syn_options(tcb, scaling))
     tcb.last_send = now
-    if not stack.armed(tcb, _RTO):
-        stack.arm(tcb, _RTO, now + tcb.rtt.rto)
+    if not stack.armed(tcb, RTO):
+        stack.arm(tcb, RTO, now + tcb.rtt.rto)
 
 
 def send_next(stack: Stack, tcb: Tcb, offset: int, length: int, fin: bool, now: int) -> None:
@@ -57,10 +55,10 @@ def send_next(stack: Stack, tcb: Tcb, offset: int, length: int, fin: bool, now: 
             tcb.snd_nxt = following
         _count_retransmission(stack, tcb)
     tcb.last_send = now
-    key = (tcb.id, _RTO)
+    key = (tcb.id, RTO)
     if key not in stack.timers:  # RFC 6298 5.1
         stack.timers.set(key, now + tcb.rtt.rto)
-        stack.timers.cancel((tcb.id, _PERSIST))
+        stack.timers.cancel((tcb.id, PERSIST))
 
 
 def retransmit_first(stack: Stack, tcb: Tcb, now: int) -> int:

@@ -22,13 +22,11 @@ from services.tcp.states import (
     SYNCHRONIZED,
     TIME_WAIT,
 )
-from services.tcp.tcb import Tcb
+from services.tcp.tcb import LEFT_OVER, Tcb
 from services.tcp.transmit import send_syn
 
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
-
-_LEFT_OVER = "left over"
 
 
 def active_open(stack: Stack, tcb: Tcb, path: Path, limit: int, now: int) -> None:
@@ -120,7 +118,7 @@ def close(stack: Stack, tcb: Tcb, offset: int, now: int) -> None:
 
 def left_alone(stack: Stack, tcb: Tcb, now: int) -> None:
     """FIN-WAIT-2 and no program: a peer that never closes must not hold the block for ever."""
-    stack.arm(tcb, _LEFT_OVER, now + (tcb.linger2 or stack.cfg.fin_wait_2))
+    stack.arm(tcb, LEFT_OVER, now + (tcb.linger2 or stack.cfg.fin_wait_2))
 
 
 def abort(stack: Stack, tcb: Tcb, now: int) -> None:
