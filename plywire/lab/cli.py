@@ -210,6 +210,37 @@ def ss(lab: str | None, host: str | None, listening: bool, everything: bool) -> 
 
 
 @cli.command()
+@click.argument("host")
+@click.argument("destination", metavar="DEST")
+@click.option("-c", "--count", type=click.IntRange(1), help="Stop after so many (default: Ctrl-C).")
+@click.option(
+    "-i",
+    "--interval",
+    type=click.FloatRange(0.0),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two.",
+)
+@click.option(
+    "-s",
+    "--size",
+    type=click.IntRange(0, 65_507),
+    default=56,
+    show_default=True,
+    help="Bytes of data.",
+)
+@click.option("-W", "--timeout", type=click.FloatRange(0.001, 3600), default=10.0,
+              show_default=True, help="Seconds to wait for a reply.")  # fmt: skip
+@click.pass_obj
+def ping(lab: str | None, host: str, destination: str, **how: Any) -> int:
+    """Ping DEST from HOST (ping h1 h2). Exit code 1 when no reply came."""
+    from plywire.lab.ping import run_ping
+
+    with _client(lab) as client:
+        return run_ping(client, host, destination, click.echo, **how)
+
+
+@cli.command()
 @click.argument("layer", metavar="[HOST[.LAYER]]", default="")
 @click.option("-n", "--lines", type=click.IntRange(1, 100_000), default=100, show_default=True,
               help="The last lines of each layer.")  # fmt: skip

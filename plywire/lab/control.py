@@ -59,6 +59,16 @@ class LabClient:
         with _refusals():
             return json.loads(self.stub.Describe(request, timeout=_ANSWER_LIMIT).json)
 
+    def ask(
+        self, host: str, layer: str, verb: str, *arguments: object, timeout: float = _ANSWER_LIMIT
+    ) -> object:
+        """Let a layer do something, `timeout` seconds at most. LabError when it refuses."""
+        request = pb.AskRequest(
+            host=host, layer=layer, verb=verb, arguments=json.dumps(arguments), timeout=timeout
+        )
+        with _refusals():
+            return json.loads(self.stub.Ask(request, timeout=timeout + _ANSWER_LIMIT).json)
+
     def logs(
         self, host: str = "", layer: str = "", lines: int = 0, follow: bool = False
     ) -> Iterator[pb.LogLine]:

@@ -28,6 +28,7 @@ LINES = 100
 """Log lines of each layer when nobody says how many."""
 _LINES_QUEUED = 10_000
 _ASK_LIMIT = 3.0
+_ASK_LONGEST = 3600.0
 
 
 async def serve(lab: Lab, stopping: asyncio.Event, ready: Callable[[], None]) -> None:
@@ -151,6 +152,25 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
                 f"{name} does not describe {request.topic!r} ({error})",
             )
         return pb.DescribeResponse(json=json.dumps(answer, default=_text))
+
+    async def Ask(self, request, context) -> pb.AskResponse:  # noqa: N802
+        """Let a layer do something and wait for what it says."""
+        await self._check(context, request.host, request.layer, everything=False)
+        name = f"{request.host}.{request.layer}"
+        where = places.control_endpoint(self._lab.directory, request.host, request.layer)
+        arguments = json.loads(request.arguments or "[]")
+        limit = min(request.timeout or _ASK_LIMIT, _ASK_LONGEST)
+        refused = grpc.StatusCode.FAILED_PRECONDITION
+        try:
+            answer = await asyncio.to_thread(
+                ask, where, "ask", request.verb, *arguments, timeout=limit
+            )
+        except TimeoutError:
+            state = self._lab.layer(request.host, request.layer).state
+            await _refuse(context, refused, f"{name} does not answer (it is {state})")
+        except ValueError as error:
+            await _refuse(context, refused, str(error))
+        return pb.AskResponse(json=json.dumps(answer, default=_text))
 
     async def Observe(self, request, context) -> AsyncIterator[pb.ObserveResponse]:  # noqa: N802
         """Everything that crosses a boundary, from `ready` on."""

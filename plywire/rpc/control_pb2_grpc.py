@@ -44,6 +44,11 @@ class LabServiceStub:
                 request_serializer=plywire_dot_control_dot_v1_dot_control__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.DescribeResponse.FromString,
                 _registered_method=True)
+        self.Ask = channel.unary_unary(
+                '/plywire.control.v1.LabService/Ask',
+                request_serializer=plywire_dot_control_dot_v1_dot_control__pb2.AskRequest.SerializeToString,
+                response_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.AskResponse.FromString,
+                _registered_method=True)
         self.Observe = channel.unary_stream(
                 '/plywire.control.v1.LabService/Observe',
                 request_serializer=plywire_dot_control_dot_v1_dot_control__pb2.ObserveRequest.SerializeToString,
@@ -77,6 +82,14 @@ class LabServiceServicer:
 
     def Describe(self, request, context):
         """A layer's view for people: "connections", "neighbours", "routes", "counters", ...
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Ask(self, request, context):
+        """Asks a layer to do something, and waits until it has: ip does "ping". Refusals are
+        FAILED_PRECONDITION with the layer's words.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +134,11 @@ def add_LabServiceServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.DescribeRequest.FromString,
                     response_serializer=plywire_dot_control_dot_v1_dot_control__pb2.DescribeResponse.SerializeToString,
+            ),
+            'Ask': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ask,
+                    request_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.AskRequest.FromString,
+                    response_serializer=plywire_dot_control_dot_v1_dot_control__pb2.AskResponse.SerializeToString,
             ),
             'Observe': grpc.unary_stream_rpc_method_handler(
                     servicer.Observe,
@@ -197,6 +215,33 @@ class LabService:
             '/plywire.control.v1.LabService/Describe',
             plywire_dot_control_dot_v1_dot_control__pb2.DescribeRequest.SerializeToString,
             plywire_dot_control_dot_v1_dot_control__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/plywire.control.v1.LabService/Ask',
+            plywire_dot_control_dot_v1_dot_control__pb2.AskRequest.SerializeToString,
+            plywire_dot_control_dot_v1_dot_control__pb2.AskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,6 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from plywire.lab.control import LabClient
+from plywire.lab.ping import run_ping
+from plywire.lab.service import Service
 from tests.live.conftest import KERNEL, PLYWIRE
 from tests.live.judge import fields
 from tests.live.peer import pattern
@@ -56,6 +59,16 @@ def test_the_kernel_pings_plywire(setup):
 def test_the_kernel_pings_plywire_in_fragments(setup):
     result = setup.kernel("ping", "-c", "2", "-i", "0.2", "-s", "20000", "-W", "5", PLYWIRE)
     assert "2 received" in result.stdout
+
+
+@pytest.mark.parametrize("size", [56, 20_000])
+def test_plywire_pings_the_kernel(setup, size):
+    lines = []
+    with Service(setup.lab), LabClient(setup.lab.directory) as client:
+        code = run_ping(client, "ply", KERNEL, lines.append, count=3, interval=0.0, size=size,
+                        timeout=5.0)  # fmt: skip
+    assert code == 0, lines
+    assert any("3 packets transmitted, 3 received, 0% packet loss" in line for line in lines)
 
 
 def test_kernel_curl_fetches_ten_megabytes_from_plywire(setup, listener):

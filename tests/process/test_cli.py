@@ -260,6 +260,25 @@ def test_get_refuses(plywire, up, arguments, words):
     refused(plywire("get", *arguments), 1, words)
 
 
+def test_ping(plywire, up):
+    done = plywire("ping", "h1", "h2", "-c", "2", "-i", "0")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == "PING h2 (10.0.0.2) 56(84) bytes of data."
+    assert re.fullmatch(
+        r"64 bytes from 10\.0\.0\.2: icmp_seq=1 ttl=64 time=\d+\.\d{3} ms", lines[1]
+    )
+    assert lines[4] == "--- h2 ping statistics ---"
+    assert lines[5].startswith("2 packets transmitted, 2 received, 0% packet loss, time ")
+    assert lines[6].startswith("rtt min/avg/max/mdev = ")
+
+
+def test_ping_where_no_route_goes(plywire, up):
+    done = plywire("ping", "h1", "192.0.2.1", "-c", "1")
+    assert done.returncode == 1
+    assert "From h1 icmp_seq=1 ENETUNREACH: no route to 192.0.2.1" in done.stdout
+
+
 def test_ss(plywire, up, base):
     with (
         Stack.find("h1") as h1,
