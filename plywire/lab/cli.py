@@ -7,6 +7,7 @@ imported by the command that needs them.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -49,7 +50,24 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+ELSEWHERE: dict[str, str] = {}
+"""Commands that have a module of their own, imported when they are used: name -> module:command."""
+
+
+class _Group(click.Group):
+    """A group that also has the commands of ELSEWHERE."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted({*super().list_commands(context), *ELSEWHERE})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in ELSEWHERE:
+            return super().get_command(context, name)
+        module, _, attribute = ELSEWHERE[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--lab", metavar="NAME", envvar="PLYWIRE_LAB", help="Which lab (PLYWIRE_LAB).")
 @click.version_option(package_name="plywire", message="%(package)s %(version)s")
 @click.pass_context
