@@ -26,7 +26,7 @@ _CHANNEL = (
     ("grpc.use_local_subchannel_pool", 1),  # a connection of our own, not one shared by target
     ("grpc.enable_http_proxy", 0),  # http_proxy is about the web, not about this
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.max_receive_message_length", 4 << 20),
 )
 
@@ -41,15 +41,21 @@ class Api:
         self._closed = threading.Event()
 
     def open_session(self) -> Session:
-        """A new session. ApiDown when the API does not answer."""
-        stream = self.stub.OpenSession(pb.OpenSessionRequest())
-        try:
-            first = next(stream)
-        except grpc.RpcError as error:
-            raise from_rpc(error, self.target) from None
-        except StopIteration:
-            raise ApiDown(f"the API at {self.target} refused a session") from None
-        return Session(self, stream, first.session, first.host)
+        """A new session. ApiDown when the API does not answer within a second."""
+        for pause in (*_PAUSES, None):
+            try:
+                stream = self.stub.OpenSession(pb.OpenSessionRequest())
+                first = next(stream)
+            except grpc.RpcError as error:
+                # An API that has just come back may look away until gRPC tries to connect again.
+                if pause is None or not is_lost(error):
+                    raise from_rpc(error, self.target) from None
+            except StopIteration:
+                raise ApiDown(f"the API at {self.target} refused a session") from None
+            else:
+                return Session(self, stream, first.session, first.host)
+            self._pause(pause)
+        raise AssertionError("the last pause is None")
 
     def call(
         self,
@@ -77,16 +83,22 @@ class Api:
                 if not (retry and is_lost(error) and attempt < len(_PAUSES)):
                     raise from_rpc(error, self.target) from None
             except ValueError:  # the channel was closed
-                raise os_error(errno.EBADF, f"the stack at {self.target} is closed") from None
+                raise self._gone() from None
             # The end of a session arrives by another thread: give it the time to be noticed.
-            if self._closed.wait(_PAUSES[attempt]):
-                raise os_error(errno.EBADF, f"the stack at {self.target} is closed")
+            self._pause(_PAUSES[attempt])
             attempt += 1
 
     def close(self) -> None:
         """Close the channel; calls under way fail."""
         self._closed.set()
         self._channel.close()
+
+    def _pause(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise self._gone()
+
+    def _gone(self) -> OSError:
+        return os_error(errno.EBADF, f"the stack at {self.target} is closed")
 
 
 class Session:
