@@ -66,6 +66,7 @@ class Context:
         self.cause = 0
         self.table = Descriptors(host.app.max_descriptors)
         self.handles: dict[int, Socket] = {}
+        self.closing: set[int] = set()  # handles whose Close TCP has not answered yet
         self.next_handle = 2
         self.tcp_generation: int | None = None
         self.out: list[Output] = []
@@ -83,6 +84,8 @@ class Context:
         """
         if self.tcp_generation is not None:
             self.out.append(Output(TCP, message))
+            if type(message) is Close:
+                self.closing.add(message.handle)
             return
         gone = (message.handle,) if isinstance(message, Close) else ()
         same = (message.handle, message.name) if isinstance(message, Option) else ()

@@ -29,7 +29,8 @@ class AppLayer(Operations):
             handler = _HANDLERS.get(type(message))
             if handler is None or source != TCP:
                 raise DecodeError("unexpected_message", type(message).__name__)
-            handler(self, message)
+            if not self._crossed_close(message):
+                handler(self, message)
         except DecodeError as error:
             self.counters[f"drop_{error.reason}"] += 1
             if self._tracer.enabled:
@@ -61,6 +62,7 @@ class AppLayer(Operations):
                 "tcp_generation": context.tcp_generation,
                 "sockets": [socket.to_state() for socket in context.table],
                 "sessions": {session: sorted(owned) for session, owned in self._sessions.items()},
+                "closing": sorted(context.closing),
                 "held": [[held.KIND, *held] for held in context.held],
                 "replies": self._replies.to_state(),
                 "counters": dict(self.counters),
@@ -86,6 +88,7 @@ class AppLayer(Operations):
         self._sessions = {session: set(owned) for session, owned in data["sessions"].items()}
         for kind, *fields in data["held"]:
             context.held.append(messages.KINDS[kind]._make(fields))
+        context.closing = set(data["closing"])
         self._replies.restore(data["replies"])
         self.counters.update(data["counters"])
 
@@ -101,6 +104,16 @@ class AppLayer(Operations):
         if topic == "counters":
             return dict(self.counters)
         raise KeyError(topic)
+
+    def _crossed_close(self, message: Any) -> bool:
+        """TCP sent this before it heard of the Close: nobody waits for it any more."""
+        closing = self.context.closing
+        if not closing or getattr(message, "handle", 0) not in closing:
+            return False
+        if type(message) is messages.Closed:
+            closing.discard(message.handle)
+            return False
+        return True
 
     def _socket(self, message: Any) -> Socket:
         socket = self.context.handles.get(message.handle)
@@ -124,6 +137,7 @@ class AppLayer(Operations):
         elif before != message.generation:
             if self._tracer.enabled:
                 self._tracer.note(context.now, message.trace, "tcp replaced")
+            context.closing.clear()
             self._readiness.replaced()
             self._endpoints.replaced(message.trace)
 

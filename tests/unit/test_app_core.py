@@ -331,6 +331,18 @@ def test_a_bind_under_way_is_asked_again_of_a_new_tcp():
     assert call.result() == ("0.0.0.0", 80)
 
 
+def test_what_crosses_a_close_is_no_drop_until_tcp_has_answered_it():
+    app = Program()
+    fd = app.connected()
+    handle = app.handle(fd)
+    app.close_socket(fd).result()
+    app.say(Data(1, handle, 0, b"x"), Credit(1, handle, 0, 9), End(1, handle, 1))
+    assert app.counter("drop_unknown_handle") == 0
+    app.say(Closed(1, handle, "", ""))
+    app.say(End(1, handle, 1))
+    assert app.counter("drop_unknown_handle") == 1
+
+
 def test_what_tcp_says_of_unknown_handles_is_counted_and_dropped():
     app = Program()
     app.say(Data(1, 98, 0, b"x"), Credit(1, 98, 0, 9), End(1, 98, 0), Bound(1, 98, H1, 1, "", ""))
