@@ -48,7 +48,22 @@ class TcpConfig:
     port_high: int = 60_999
 
 
-PROFILES: dict[str, TcpConfig] = {"linux": TcpConfig()}
+PROFILES: dict[str, TcpConfig] = {
+    "linux": TcpConfig(),
+    "bsd": TcpConfig(  # FreeBSD's, as its tcp(4) describes them
+        rto_min=30 * MS,
+        rto_max=64 * SECOND,
+        quick_acks=0,
+        syn_retries=5,
+        synack_retries=3,
+        retries2=12,
+        orphan_retries=12,
+        keepalive_probes=8,
+        backlog_max=128,
+        port_low=10_000,
+        port_high=65_535,
+    ),
+}
 """TCP personalities by name."""
 
 
@@ -196,14 +211,44 @@ def parse(data: Mapping[str, Any], where: str = "lab.toml") -> LabConfig:
                     f" {taken[interface.address]}'s already",
                 )
             taken[interface.address] = item.name
-    names = {item.name: item.interfaces[0].address for item in hosts.values()}
-    names |= {f"{item.name}.lab": item.interfaces[0].address for item in hosts.values()}
+    _check_stations(top, hosts)
+    names = host_names(hosts)
+    if len(names) < 2 * len(hosts):
+        raise top.error("hosts", "two hosts have one name: names are compared without case")
+    own = frozenset(names)
     name_table = top.table("names")
     for key in list(name_table.data):
-        names[key.lower().rstrip(".")] = name_table.address(key)
+        name_key = key.lower().rstrip(".")
+        if not name_key:
+            raise name_table.error(key, "a name without a letter")
+        if name_key in own:
+            raise name_table.error(key, "the name of a host, which means its first address")
+        names[name_key] = name_table.address(key)
     top.done()
     hosts = {key: replace(item, names=names) for key, item in hosts.items()}
     return LabConfig(name, hosts, names)
+
+
+def host_names(hosts: Mapping[str, HostConfig]) -> dict[str, bytes]:
+    """The names that hosts have by themselves, `h1` and `h1.lab`, in small letters."""
+    firsts = {name.lower(): item.interfaces[0].address for name, item in hosts.items()}
+    return firsts | {f"{name}.lab": address for name, address in firsts.items()}
+
+
+def _check_stations(top: _Table, hosts: Mapping[str, HostConfig]) -> None:
+    """Two stations of a wire with one hardware address would take each other's frames."""
+    taken: dict[tuple[str, bytes], str] = {}
+    for item in hosts.values():
+        for index, interface in enumerate(item.interfaces):
+            if interface.device != "wire":
+                continue
+            here = f"{item.name}.{interface.name}"
+            other = taken.setdefault((interface.wire, interface.mac), here)
+            if other != here:
+                raise top.error(
+                    f"hosts.{item.name}.interfaces[{index}].mac",
+                    f"{interface.mac.hex(':')} is {other}'s already, on the same wire",
+                )
 
 
 def _host(name: str, table: _Table, wires: set[str]) -> HostConfig:
@@ -248,6 +293,11 @@ def _host(name: str, table: _Table, wires: set[str]) -> HostConfig:
         link=_numbers(table.table("link"), LinkConfig()),
         app=_numbers(table.table("app"), AppConfig()),
     )
+    listen = config.app.listen
+    if listen and not listen.startswith(("unix:", "unix-abstract:")):
+        where, _, port = listen.rpartition(":")
+        if not where or not port.isdecimal() or not 1 <= int(port) <= 65_535:
+            raise table.error("app.listen", f"{listen!r} is not HOST:PORT or unix:PATH")
     table.done()
     return config
 
@@ -256,6 +306,7 @@ def _interface(table: _Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
     address, length = table.cidr("address")
     if not 1 <= length <= 32:
         raise table.error("address", "needs a prefix length from 1 to 32: 10.0.0.1/24")
+    _check_address(table, address, length)
     device = table.text("device", "wire")
     if device not in _DEVICES:
         raise table.error("device", f"{device!r} is unknown; there are {', '.join(_DEVICES)}")
@@ -295,6 +346,22 @@ def _interface(table: _Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
     return config
 
 
+def _check_address(table: _Table, address: bytes, length: int) -> None:
+    """Refuse what RFC 1122 3.2.1.3 keeps from being a host's own address."""
+    value, low = int.from_bytes(address, "big"), (1 << (32 - length)) - 1
+    reason = ""
+    if address[0] == 127:
+        reason = "a loopback address: every host has those"
+    elif address[0] == 0 or address[0] >= 224:
+        reason = "no address that a host can have"
+    elif length < 31 and value & low == 0:  # RFC 3021: a /31 has neither
+        reason = "the address of the network itself"
+    elif length < 31 and value & low == low:
+        reason = "the broadcast address of its network"
+    if reason:
+        raise table.error("address", f"{ipaddress.IPv4Address(address)} is {reason}")
+
+
 def _numbers(table: _Table, default: Any) -> Any:
     """The dataclass `default` with what the table changes. Times are written in seconds in the
     file and are nanoseconds inside."""
@@ -318,6 +385,8 @@ def _numbers(table: _Table, default: Any) -> Any:
     numbers = replace(default, **changes)
     if isinstance(numbers, TcpConfig) and numbers.port_low > numbers.port_high:
         raise table.error("port_low", f"{numbers.port_low} is above port_high")
+    if isinstance(numbers, TcpConfig) and numbers.rto_min > numbers.rto_max:
+        raise table.error("rto_min", "longer than rto_max")
     return numbers
 
 

@@ -16,6 +16,7 @@ from plywire.config import (
     IpConfig,
     LabConfig,
     LinkConfig,
+    host_names,
 )
 
 
@@ -32,7 +33,7 @@ def dump_lab(lab: LabConfig) -> str:
         lines += ["", f"[wires.{_value(wire)}]"]
     for host in lab.hosts.values():
         lines += _host(host)
-    derived = {name for host in lab.hosts for name in (host, f"{host}.lab")}
+    derived = host_names(lab.hosts)
     names = {name: address for name, address in lab.names.items() if name not in derived}
     if names:
         lines += ["", "[names]"]

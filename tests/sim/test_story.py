@@ -67,6 +67,9 @@ def test_2_a_new_socket_knows_nothing():
     assert h1.describe("tcp", "connections") == [], "no buffers: TCP has not heard of it"
     assert h1.send(descriptor, b"hello?").error.name == "ENOTCONN"
     assert h1.recv(descriptor, 1).error.name == "ENOTCONN"
+    told = [event.fields for event in world.trace if event.subject == "Send returned"]
+    assert told == [{"descriptor": descriptor, "error": "ENOTCONN",
+                     "cause": "the socket was never connected"}]  # fmt: skip
     assert segments(world) == []
 
 
@@ -222,6 +225,19 @@ def test_8_two_different_stacks_connect():
     descriptor = socket(h1)
     world.wait(h1.connect(descriptor, ("10.0.0.2", 80)), limit=SECOND)
     assert h1.get_socket(descriptor).result().state == "ESTABLISHED"
+
+
+def test_8_two_personalities_connect_and_their_ports_tell_them_apart():
+    world = World()
+    h1 = world.host("h1", "10.0.0.1/24", profile="bsd", tcp={"port_high": 20_000})
+    h2 = world.host("h2", "10.0.0.2/24", profile="linux")
+    accepted = h2.accept(listener(h2))
+    descriptor = socket(h1)
+    world.wait(h1.connect(descriptor, ("10.0.0.2", 80)), limit=SECOND)
+    server = world.wait(accepted, limit=SECOND).descriptor
+    assert 10_000 <= h1.get_socket(descriptor).result().local[1] <= 20_000
+    h1.send(descriptor, b"from another world").result()
+    assert world.wait(h2.recv(server, 100), limit=SECOND).data == b"from another world"
 
 
 def test_9_a_pipe_until_close_then_fin_ack_fin_ack_time_wait_and_nothing_is_left():

@@ -91,6 +91,28 @@ def test_names_are_those_of_the_hosts_and_of_the_table():
     assert parse(tree()).hosts["h2"].names == names
 
 
+def test_names_are_found_whatever_their_case():
+    data = tree()
+    data["hosts"]["Big-One"] = {"interfaces": [{"address": "10.0.0.77/24"}]}
+    names = parse(data).names
+    assert names["big-one"] == names["big-one.lab"] == bytes((10, 0, 0, 77))
+
+
+def test_a_point_to_point_network_has_two_hosts():
+    data = tree()
+    data["hosts"]["a"] = {"interfaces": [{"address": "10.9.0.0/31"}]}
+    data["hosts"]["b"] = {"interfaces": [{"address": "10.9.0.1/31"}]}
+    assert {"a", "b"} <= parse(data).hosts.keys()
+
+
+def test_profiles_differ_and_a_file_changes_their_numbers():
+    data = changed("hosts.h1.profile", "bsd")
+    data["hosts"]["h1"]["tcp"] = {"syn_retries": 1}
+    tcp = parse(data).hosts["h1"].tcp
+    assert (tcp.rto_min, tcp.syn_retries) == (30 * MS, 1)
+    assert parse(tree()).hosts["h2"].tcp == TcpConfig() == config.PROFILES["linux"]
+
+
 def test_helper_makes_what_a_file_would():
     item = config.host("h1", "10.0.0.1/24", forwarding=True)
     assert item.interfaces == parse(tree()).hosts["h1"].interfaces
@@ -120,6 +142,11 @@ REFUSED = [
     ("hosts.h1.interfaces.0.address", "10.0.0.1/0", ".address", "from 1 to 32"),
     ("hosts.h1.interfaces.0.address", "::1/64", ".address", "with a prefix length"),
     ("hosts.h1.interfaces.0.address", 7, ".address", "is not a string"),
+    ("hosts.h1.interfaces.0.address", "10.0.0.0/24", ".address", "the network itself"),
+    ("hosts.h1.interfaces.0.address", "10.0.0.255/24", ".address", "the broadcast address"),
+    ("hosts.h1.interfaces.0.address", "127.0.0.2/8", ".address", "a loopback address"),
+    ("hosts.h1.interfaces.0.address", "0.0.0.1/24", ".address", "no address that a host can have"),
+    ("hosts.h1.interfaces.0.address", "224.0.0.5/24", ".address", "no address that a host can"),
     ("hosts.h1.interfaces.0.address", "10.0.0.254/24", "hosts.r", "is h1's already"),
     ("hosts.h1.interfaces.0.mtu", 575, ".mtu", "from 576 to 65535"),
     ("hosts.h1.interfaces.0.mtu", 65_536, ".mtu", "from 576 to 65535"),
@@ -127,6 +154,7 @@ REFUSED = [
     ("hosts.h1.interfaces.0.mtu", True, ".mtu", "is not an integer"),
     ("hosts.h1.interfaces.0.mac", "02:00", ".mac", "not the address of one station"),
     ("hosts.h1.interfaces.0.mac", "03:00:00:00:00:01", ".mac", "not the address of one station"),
+    ("hosts.h1.interfaces.0.mac", "02:aa:00:00:00:01", "hosts.r.interfaces[0].mac", "h1.eth0's"),
     ("hosts.h1.interfaces.0.mac", "zz", ".mac", "not six bytes"),
     ("hosts.h1.interfaces.0.wire", "moon", ".wire", "is not in [wires]"),
     ("hosts.h1.interfaces.0.device", "pigeon", ".device", "is unknown; there are wire, tap"),
@@ -162,9 +190,17 @@ REFUSED = [
     ("hosts.h1.ip.ttl", 0, "hosts.h1.ip.ttl", "is not from 1 to 255"),
     ("hosts.h1.ip.ttl", 256, "hosts.h1.ip.ttl", "is not from 1 to 255"),
     ("hosts.h1.link.arp_tries", True, ".arp_tries", "is not an integer"),
+    ("hosts.h1.tcp.rto_min", 121, ".rto_min", "longer than rto_max"),
     ("hosts.h1.app.listen", 7, ".listen", "is not a string"),
+    ("hosts.h1.app.listen", "127.0.0.1:99999", ".listen", "is not HOST:PORT"),
+    ("hosts.h1.app.listen", "127.0.0.1", ".listen", "is not HOST:PORT"),
+    ("hosts.h1.app.listen", ":4431", ".listen", "is not HOST:PORT"),
+    ("hosts.H1", {"interfaces": [{"address": "10.0.0.7/24"}]}, "hosts", "two hosts have one name"),
     ("names.far", "10.0.0", "names.far", "is not an IPv4 address"),
     ("names.far", 7, "names.far", "is not a string"),
+    ("names.H1", "10.0.0.9", "names.H1", "the name of a host"),
+    ("names", {"h2.lab.": "10.0.0.9"}, "names.h2.lab.", "the name of a host"),
+    ("names", {".": "10.0.0.9"}, "names..", "without a letter"),
 ]
 
 
