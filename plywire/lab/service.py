@@ -21,7 +21,7 @@ from plywire.roles import LAYERS
 from plywire.rpc import control_pb2 as pb
 from plywire.rpc import control_pb2_grpc
 from plywire.runtime import config as places
-from plywire.runtime.observer import ask
+from plywire.runtime.questions import Questions
 from plywire.trace import Event
 
 LINES = 100
@@ -44,6 +44,7 @@ async def serve(lab: Lab, stopping: asyncio.Event, ready: Callable[[], None]) ->
     ready()
     await stopping.wait()
     await server.stop(0.2)
+    servicer.close()
 
 
 class Service:
@@ -94,6 +95,7 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
         self._lab = lab
         self._stopping = stopping
         self._started = time.monotonic()
+        self._questions = Questions()
         self._hub = Hub(
             {
                 f"{host}.{role}": places.trace_endpoint(lab.directory, host, role)
@@ -101,6 +103,10 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
                 for role in LAYERS
             }
         )
+
+    def close(self) -> None:
+        """When no more RPCs come."""
+        self._questions.close()
 
     async def GetStatus(self, request, context) -> pb.GetStatusResponse:  # noqa: N802
         """Who runs, where, since when."""
@@ -135,9 +141,7 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
         name = f"{request.host}.{request.layer}"
         where = places.control_endpoint(self._lab.directory, request.host, request.layer)
         try:
-            answer = await asyncio.to_thread(
-                ask, where, "describe", request.topic, timeout=_ASK_LIMIT
-            )
+            answer = await self._questions.ask(where, "describe", request.topic, timeout=_ASK_LIMIT)
         except TimeoutError:
             state = self._lab.layer(request.host, request.layer).state
             await _refuse(
@@ -158,12 +162,18 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
         await self._check(context, request.host, request.layer, everything=False)
         name = f"{request.host}.{request.layer}"
         where = places.control_endpoint(self._lab.directory, request.host, request.layer)
-        arguments = json.loads(request.arguments or "[]")
+        try:
+            arguments = json.loads(request.arguments or "[]")
+        except ValueError as error:
+            arguments = error
+        if not isinstance(arguments, list):
+            reason = f"arguments must be a JSON array: {arguments}"
+            await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, reason)
         limit = min(request.timeout or _ASK_LIMIT, _ASK_LONGEST)
         refused = grpc.StatusCode.FAILED_PRECONDITION
         try:
-            answer = await asyncio.to_thread(
-                ask, where, "ask", request.verb, *arguments, timeout=limit
+            answer = await self._questions.ask(
+                where, "ask", request.verb, *arguments, timeout=limit
             )
         except TimeoutError:
             state = self._lab.layer(request.host, request.layer).state

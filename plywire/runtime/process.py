@@ -183,8 +183,21 @@ def _shell(
     started = time.monotonic_ns()
     shell = Shell(layer, pipes, tracer)
 
+    def counters(now: int) -> dict[str, int]:
+        """The layer's own view of them, which may have more, and those of pipes and devices."""
+        try:
+            own = layer.describe("counters", now)
+        except KeyError:
+            own = {}
+        return {**own, **shell.counters()}
+
     def describe(now: int, topic: str) -> object:
-        return dict(shell.counters()) if topic == "counters" else layer.describe(topic, now)
+        if topic == "counters":
+            return counters(now)
+        if topic == "runtime":  # what tools ask again and again, in one answer
+            usage = {"cpu_ns": time.process_time_ns(), "counters": counters(now)}
+            return {**ping(now), **usage, "traffic": shell.traffic()}
+        return layer.describe(topic, now)
 
     def ping(now: int) -> object:
         return {"implementation": spec, "pid": os.getpid(), "uptime_ns": now - started}

@@ -71,6 +71,9 @@ class Shell:
         self.publisher = publisher
         self.control = control
         self.clock = clock
+        self.received: Counter[Role] = Counter()
+        """Messages that came in, by who gave them; `sent`: those that went out, by who got them."""
+        self.sent: Counter[Role] = Counter()
         self._sources = [(pipe.receive, pipe.inbox.socket, role) for role, pipe in pipes.items()]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -170,6 +173,7 @@ class Shell:
                 else:
                     group.append(message)
             for to, messages in groups.items():
+                self.sent[to] += len(messages)
                 if to == WIRE:
                     self._to_ports(messages)
                 else:
@@ -184,6 +188,24 @@ class Shell:
         return {
             role: pipe.peer_generation is not None and pipe.outlet.writable()
             for role, pipe in self.pipes.items()
+        }
+
+    def traffic(self) -> dict[Role, dict[str, int]]:
+        """For each neighbour, and the wire of a layer with devices: `connected` (0 or 1), messages
+        `received`, `sent`, and `waiting` until it can take them."""
+        there = self.neighbours()
+        waiting = {role: pipe.waiting for role, pipe in self.pipes.items()}
+        if self.ports:
+            there[WIRE] = True
+            waiting[WIRE] = sum(getattr(port, "waiting", 0) for port in self.ports.values())
+        return {
+            role: {
+                "connected": int(there[role]),
+                "received": self.received[role],
+                "sent": self.sent[role],
+                "waiting": waiting[role],
+            }
+            for role in there
         }
 
     def counters(self) -> Counter[str]:
@@ -208,6 +230,7 @@ class Shell:
     def _feed(self, receive: Callable[[], list[Message]], role: Role) -> None:
         """Hand the core what has arrived at one source."""
         messages = receive()
+        self.received[role] += len(messages)
         now = self.clock()
         take = self.layer.receive
         tracer = self.tracer
