@@ -62,6 +62,7 @@ class _Transfer:
         self.responses: asyncio.Queue[pb.TransferResponse | None] = asyncio.Queue(maxsize=2)
         self._ahead: deque[pb.TransferRequest] = deque()
         self._ahead_bytes = 0
+        self._ended = False  # the client's direction, by its word
         self._no_more = False  # requests
         self._changed = asyncio.Event()
 
@@ -121,9 +122,10 @@ class _Transfer:
 
     def _take(self, request: pb.TransferRequest) -> None:
         self.received = max(self.received, min(request.received, self.position))
-        if request.data or request.end:
+        if not self._ended and (request.data or request.end):  # nothing can follow the end
             self._ahead.append(request)
             self._ahead_bytes += len(request.data)
+            self._ended = request.end
         self._changed.set()
 
     async def _send(self, offset: int, data: bytes) -> None:

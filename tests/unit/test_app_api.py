@@ -276,6 +276,30 @@ def test_a_broken_transfer_goes_on_where_the_client_stands():
     run(test)
 
 
+def test_what_a_client_says_after_its_end_is_neither_kept_nor_sent():
+    async def test():
+        async with api() as (stub, _, _):
+            _, client, server = await pair(stub)
+            stream = stub.Transfer()
+            await stream.write(pb.TransferRequest(descriptor=client, data=b"all", end=True))
+            for _ in range(16):  # 2 MiB: more than is read ahead
+                await stream.write(pb.TransferRequest(offset=3, data=bytes(1 << 17), end=True))
+            assert (await stub.Recv(pb.RecvRequest(descriptor=server, max_bytes=9))).data == b"all"
+            last = await stub.Recv(pb.RecvRequest(descriptor=server, max_bytes=9))
+            assert last.end_of_stream
+            sending = asyncio.create_task(_send_and_close(stub, server, bytes(3 << 20)))
+            got = 0
+            async for response in stream:  # its word of what it has is heard all the same
+                got += len(response.data)
+                if not response.end:
+                    await stream.write(pb.TransferRequest(received=got))
+            await sending
+            assert got == 3 << 20
+            assert await stream.code() == grpc.StatusCode.OK
+
+    run(test)
+
+
 def test_transfer_on_an_unknown_descriptor_is_ebadf():
     async def test():
         async with api() as (stub, _, _):
@@ -333,6 +357,12 @@ def test_a_message_too_large_is_refused_and_nothing_is_lost():
             assert got.data == b"fine"
 
     run(test)
+
+
+async def _send_and_close(stub, fd, data):
+    for start in range(0, len(data), 1 << 18):
+        await stub.Send(pb.SendRequest(descriptor=fd, data=data[start : start + (1 << 18)]))
+    await stub.CloseSocket(pb.CloseSocketRequest(descriptor=fd))
 
 
 async def _echo(stub, fd):
