@@ -96,6 +96,33 @@ def test_describe_refuses(served, host, layer, topic, reason):
         served[1].describe(host, layer, topic)
 
 
+def test_a_layer_is_asked_to_do_something(served):
+    answer = served[1].ask("h1", "ip", "ping", "10.0.0.2", 8, 5000, timeout=6)
+    assert (answer["from"], answer["bytes"]) == ("10.0.0.2", 8)
+
+
+@pytest.mark.parametrize(
+    ("layer", "verb", "arguments", "reason"),
+    [
+        ("ip", "pong", [], "pong"),
+        ("ip", "ping", ["10.0.0"], "ValueError"),
+        ("ip", "ping", ["192.0.2.1", 8, 1000], "ENETUNREACH: no route to 192.0.2.1"),
+        ("tcp", "ping", [], "KeyError"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(served, layer, verb, arguments, reason):
+    with pytest.raises(LabError, match=reason):
+        served[1].ask("h1", layer, verb, *arguments)
+
+
+@pytest.mark.parametrize("arguments", ["{", "7", "{}"])
+def test_arguments_that_are_no_array_are_refused(served, arguments):
+    request = pb.AskRequest(host="h1", layer="ip", verb="ping", arguments=arguments)
+    with pytest.raises(grpc.RpcError) as caught:
+        served[1].stub.Ask(request, timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_observe_sees_a_connection_from_ready_on_in_the_order_of_time(served):
     lab, client = served
     stream = client.stub.Observe(pb.ObserveRequest(), timeout=20)
