@@ -58,7 +58,7 @@ class Stream:
         more = bool(flags & socket.MSG_MORE)
         view = memoryview(data).cast("B")
         if timeout is None:
-            return self._send_all(view, None, more)
+            return self._send_whole(view, more)
         deadline = time.monotonic() + timeout
         while True:
             taken = self._send_piece(view[:MAX_RECV], 0.0, more)
@@ -72,9 +72,18 @@ class Stream:
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send all of it, within the timeout."""
         timeout = self._wait_for(flags, _SEND_FLAGS)
+        more = bool(flags & socket.MSG_MORE)
         view = memoryview(data).cast("B")
-        if self._send_all(view, timeout, bool(flags & socket.MSG_MORE)) < view.nbytes:
-            raise self._blocked(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        done = 0
+        while True:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            taken = self._send_piece(view[done : done + PIECE], left, more)
+            done += taken
+            if done == view.nbytes:
+                return
+            if not taken:  # when only a part was taken, the next call says why
+                raise self._blocked(timeout)
 
     def sendmsg(
         self, buffers: Iterable[Any], ancdata: Any = (), flags: int = 0, address: Any = None
@@ -165,17 +174,17 @@ class Stream:
         text.mode = mode
         return text
 
-    def _send_all(self, view: memoryview, timeout: float | None, more: bool) -> int:
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def _send_whole(self, view: memoryview, more: bool) -> int:
+        """send() of a socket that blocks: all, or what was taken before an error, as the kernel;
+        the next call reports that."""
         done = 0
         while True:
             piece = view[done : done + PIECE]
-            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
             try:
-                taken = self._send_piece(piece, left, more)
+                taken = self._send_piece(piece, None, more)
             except OSError:
-                if done and timeout is None:
-                    return done  # as the kernel: the error is for the next call
+                if done:
+                    return done
                 raise
             done += taken
             if taken < piece.nbytes or done == view.nbytes:

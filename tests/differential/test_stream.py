@@ -388,6 +388,17 @@ def test_reset_wakes_a_blocked_recv(world):
         received()
 
 
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_reset_wakes_a_blocked_sendall(world, timeout):
+    client, served = world.pair()
+    served.settimeout(timeout)
+    sent = world.run(served.sendall, bytes(32 << 20))
+    assert client.recv(1)
+    abort(client)
+    with pytest.raises(ConnectionResetError):
+        sent()
+
+
 def test_close_with_unread_data_resets(world):
     client, served = world.pair()
     client.sendall(b"unread")
