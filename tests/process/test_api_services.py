@@ -20,7 +20,7 @@ from plywire.roles import LAYERS
 from plywire.rpc import socket_pb2 as pb
 from plywire.rpc.socket_pb2_grpc import SocketServiceStub
 from tests.process.programs import block
-from tests.process.running import DEADLINE, ROOT
+from tests.process.running import DEADLINE, ROOT, wait_until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -71,9 +71,13 @@ def test_health_follows_each_layer():
 def test_every_layer_of_the_lab_is_well(lab, host):
     with grpc.insecure_channel(lab.target(host)) as channel:
         health = HealthStub(channel)
-        for name in (*LAYERS, ""):
+
+        def well(name: str) -> bool:
             request = health_pb2.HealthCheckRequest(service=name)
-            assert health.Check(request, timeout=10).status == SERVING, name
+            return health.Check(request, timeout=10).status == SERVING
+
+        wait_until(lambda: well("tcp"), "app and tcp have met")  # soon after both are up
+        assert all(map(well, (*LAYERS, "")))
 
 
 def test_reflection_describes_the_service(lab):
