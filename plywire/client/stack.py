@@ -11,15 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import grpc
+
 from plywire.client import patch
 from plywire.client.api import Api, Session
 from plywire.client.errors import ApiDown, gai_error
 from plywire.client.readiness import Poller
 from plywire.client.sockets import Address, Socket
+from plywire.rpc import control_pb2, control_pb2_grpc
 from plywire.rpc import socket_pb2 as pb
 from plywire.runtime import config
 
 _UNSET: Any = object()
+_ANSWER = 5.0
+"""Seconds that a lab may take to say where its hosts are."""
 
 
 class Stack:
@@ -52,11 +57,12 @@ class Stack:
     def find(cls, host: str, lab: str | None = None) -> Stack:
         """The stack of a host by name.
 
-        It is looked for at the gRPC target in PLYWIRE_API, else in the run directory of the lab
-        (default: PLYWIRE_LAB, else "default"). Raises ApiDown, with a remedy, when it is not there.
+        It is looked for at the gRPC target in PLYWIRE_API ({host} in it is replaced), else where
+        the lab at PLYWIRE_TARGET says, else in the run directory of the lab (default: PLYWIRE_LAB,
+        else "default"). Raises ApiDown, with a remedy, when it is not there.
         """
-        target = os.environ.get("PLYWIRE_API")
-        if not target or lab is not None:
+        target = None if lab is not None else config.api_override(host) or _told(host)
+        if not target:
             lab = lab or os.environ.get("PLYWIRE_LAB") or "default"
             target = config.api_target(lab, host)
             path = target.removeprefix("unix:")
@@ -239,6 +245,23 @@ class _CloseQuietly:
         call = self._api.stub.CloseSocket.future(pb.CloseSocketRequest(descriptor=descriptor))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
+
+
+def _told(host: str) -> str | None:
+    """Where the lab at PLYWIRE_TARGET has the API of a host; None without such a lab."""
+    lab = config.remote_target()
+    if lab is None:
+        return None
+    with grpc.insecure_channel(lab, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        try:
+            request = control_pb2.GetStatusRequest()
+            status = control_pb2_grpc.LabServiceStub(channel).GetStatus(request, timeout=_ANSWER)
+        except grpc.RpcError as error:
+            raise ApiDown(f"the lab at {lab} (PLYWIRE_TARGET) does not answer") from error
+    apis = {item.name: item.api for item in status.hosts}
+    if host not in apis:
+        raise ApiDown(f"the lab at {lab} has no host {host}; there are {', '.join(apis)}")
+    return apis[host]
 
 
 def _finish(api: Api, poller: Poller) -> None:

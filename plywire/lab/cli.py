@@ -71,7 +71,9 @@ class _Group(click.Group):
 @click.option("--lab", metavar="NAME", envvar="PLYWIRE_LAB", help="Which lab (PLYWIRE_LAB).")
 @click.version_option(package_name="plywire", message="%(package)s %(version)s")
 @click.pass_context
-def cli(context: click.Context, lab: str | None) -> None:
+def cli(context: click.Context, lab: str | None, target: str | None) -> None:
+@click.option("--target", metavar="ADDRESS",
+              help="The lab whose control service is at HOST:PORT (PLYWIRE_TARGET).")  # fmt: skip
     """A TCP/IP stack whose layers are processes, joined by pipes that can be watched.
 
     A lab is a few hosts of four processes each (app, tcp, ip, link) on this machine.
@@ -79,6 +81,13 @@ def cli(context: click.Context, lab: str | None) -> None:
     context.obj = lab
 
 
+    named = context.get_parameter_source("lab") is click.core.ParameterSource.COMMANDLINE
+    if target and named:
+        raise click.UsageError("--lab and --target name two labs: give one of them")
+    if target:
+        os.environ["PLYWIRE_TARGET"] = target
+    elif named:
+        os.environ.pop("PLYWIRE_TARGET", None)
 _LOOK = (
     click.option("--bits", is_flag=True, help="TCP headers as a table with bit widths."),
     click.option("--width", type=click.IntRange(60, 300), help="Columns (default: the terminal)."),
@@ -115,6 +124,10 @@ def up(lab: str | None, file: Path | None, foreground: bool) -> None:
     def ready(config, directory: Path) -> None:
         seconds = time.monotonic() - began
         for line in views.up_lines(config, directory, seconds):
+    if target := os.environ.get("PLYWIRE_TARGET"):
+        raise click.UsageError(
+            f"every command is for the lab at {target} (PLYWIRE_TARGET): unset that to start one"
+        )
             click.echo(line)
         sys.stdout.flush()
 

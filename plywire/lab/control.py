@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
@@ -20,17 +21,20 @@ from plywire.trace import Event
 
 _ANSWER_LIMIT = 5.0
 _END_LIMIT = 15.0
+_CONNECT_LIMIT = 3.0
 
 
 class LabClient:
-    """A connection to the control service of the lab in a run directory.
+    """A connection to the control service of the lab in a run directory, or at a gRPC target.
 
-    A context manager. Methods raise LabError, with a text for people.
+    A context manager. Methods raise LabError, with a text for people. directory: None for a lab
+    that was found by its target; address: the target.
     """
 
-    def __init__(self, directory: Path | str) -> None:
-        self.directory = Path(directory)
-        self.channel = grpc.insecure_channel(places.lab_target(directory))
+    def __init__(self, directory: Path | str | None = None, *, target: str = "") -> None:
+        self.directory = None if directory is None else Path(directory)
+        self.address = target or places.lab_target(directory)
+        self.channel = grpc.insecure_channel(self.address, options=(("grpc.enable_http_proxy", 0),))
         self.stub = control_pb2_grpc.LabServiceStub(self.channel)
 
     def __enter__(self) -> Self:
@@ -42,7 +46,11 @@ class LabClient:
     def status(self) -> pb.GetStatusResponse:
         """Everything that runs."""
         with _refusals():
-            return self.stub.GetStatus(pb.GetStatusRequest(), timeout=_ANSWER_LIMIT)
+            answer = self.stub.GetStatus(pb.GetStatusRequest(), timeout=_ANSWER_LIMIT)
+        if self.directory is None:  # its addresses may be others from here
+            for item in answer.hosts:
+                item.api = places.api_override(item.name) or item.api
+        return answer
 
     def target(self, host: str | None = None) -> str:
         """The gRPC target of a host's socket API; without a host, that of the lab's first."""
@@ -85,6 +93,10 @@ class LabClient:
 
     def shutdown(self) -> int:
         """End the lab and wait until it is gone. Returns the pid that it had."""
+        if self.directory is None:
+            raise LabError(
+                f"the lab at {self.address} is ended by what started it: docker compose down"
+            )
         pid = self.status().pid
         try:
             pidfd = os.pidfd_open(pid)
@@ -101,7 +113,13 @@ class LabClient:
 
 
 def find_lab(lab: str) -> LabClient:
-    """The control service of a lab by its name. Raises NoLab when it is not up."""
+    """The control service of a lab by its name, or of the one at PLYWIRE_TARGET.
+
+    Raises NoLab when it is not up.
+    """
+    target = places.remote_target()
+    if target is not None:
+        return _at(target)
     directory = places.run_dir(lab)
     pid = supervisor_of(directory)
     if pid is None:
@@ -114,6 +132,18 @@ def find_lab(lab: str) -> LabClient:
             f" or part of a program; try again, or end process {pid}"
         )
     return LabClient(directory)
+
+
+def _at(target: str) -> LabClient:
+    """The lab at a gRPC target. One that nobody listens at is found out here, and at once."""
+    if not target.startswith("unix:"):
+        name, _, port = target.rpartition(":")
+        try:
+            socket.create_connection((name.strip("[]"), int(port)), _CONNECT_LIMIT).close()
+        except OSError as error:
+            reason = error.strerror or "no answer"
+            raise NoLab(f"no lab answers at {target} ({reason}): docker compose up") from None
+    return LabClient(target=target)
 
 
 def from_proto(message: pb.Event) -> Event:

@@ -91,11 +91,12 @@ class Observer:
 
 
 class Hub:
-    """All observers of a lab. endpoints: the layers' trace endpoints by `host.role`."""
+    """All observers of a lab. endpoints: gives the layers' trace endpoints by `host.role`, asked
+    when the first observer comes."""
 
-    def __init__(self, endpoints: Mapping[str, str]) -> None:
+    def __init__(self, endpoints: Callable[[], Mapping[str, str]]) -> None:
         self.kept: deque[Event] = deque(maxlen=KEPT)
-        self._endpoints = dict(endpoints)
+        self._endpoints = endpoints
         self._observers: list[Observer] = []
         self._watch: Watch | None = None
         self._merge = Merge()
@@ -106,7 +107,7 @@ class Hub:
         observer = Observer(hosts)
         self._observers.append(observer)
         if self._watch is None:
-            self._watch = Watch(self._endpoints, self._take)
+            self._watch = Watch(self._endpoints(), self._take)
             self._watch.attach(asyncio.get_running_loop())
         elif self._watch.complete:
             observer.ready.set()

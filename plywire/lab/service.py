@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Address
-from typing import NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import grpc
 
@@ -24,6 +24,9 @@ from plywire.runtime import config as places
 from plywire.runtime.questions import Questions
 from plywire.trace import Event
 
+if TYPE_CHECKING:
+    from plywire.lab.containers import Containers
+
 LINES = 100
 """Log lines of each layer when nobody says how many."""
 _LINES_QUEUED = 10_000
@@ -31,15 +34,22 @@ _ASK_LIMIT = 3.0
 _ASK_LONGEST = 3600.0
 
 
-async def serve(lab: Lab, stopping: asyncio.Event, ready: Callable[[], None]) -> None:
-    """Serve a lab that is up on `control.sock` in its run directory until `stopping` is set.
+async def serve(
+    lab: Lab | Containers, stopping: asyncio.Event, ready: Callable[[], None], listen: str = ""
+) -> None:
+    """Serve a lab that is up at `listen` until `stopping` is set.
 
-    `ready()` is called when the service can be reached.
+    listen: `control.sock` in its run directory unless given. `ready()` is called when the service
+    can be reached. Raises LabError when the address cannot be listened on.
     """
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=256)
     servicer = LabServicer(lab, stopping)
     control_pb2_grpc.add_LabServiceServicer_to_server(servicer, server)
-    server.add_insecure_port(places.lab_target(lab.directory))
+    address = listen or places.lab_target(lab.directory)
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise LabError(f"the control service cannot listen at {address}: {error}") from None
     await server.start()
     ready()
     await stopping.wait()
@@ -53,8 +63,9 @@ class Service:
     A context manager: `with Lab() as lab, Service(lab) as service: ... service.target`.
     """
 
-    def __init__(self, lab: Lab) -> None:
-        self.target = places.lab_target(lab.directory)
+    def __init__(self, lab: Lab | Containers, listen: str = "") -> None:
+        self.target = listen or places.lab_target(lab.directory)
+        self._listen = listen
         self._lab = lab
         self._ready = threading.Event()
         self._error: BaseException | None = None
@@ -85,24 +96,18 @@ class Service:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        await serve(self._lab, self._stopping, self._ready.set)
+        await serve(self._lab, self._stopping, self._ready.set, self._listen)
 
 
 class LabServicer(control_pb2_grpc.LabServiceServicer):
     """The RPCs of LabService. `stopping` is set when a client asks for the lab's end."""
 
-    def __init__(self, lab: Lab, stopping: asyncio.Event) -> None:
+    def __init__(self, lab: Lab | Containers, stopping: asyncio.Event) -> None:
         self._lab = lab
         self._stopping = stopping
         self._started = time.monotonic()
         self._questions = Questions()
-        self._hub = Hub(
-            {
-                f"{host}.{role}": places.trace_endpoint(lab.directory, host, role)
-                for host in lab.config.hosts
-                for role in LAYERS
-            }
-        )
+        self._hub = Hub(self._traces)
 
     def close(self) -> None:
         """When no more RPCs come."""
@@ -112,7 +117,7 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
         """Who runs, where, since when."""
         lab = self._lab
         layers: dict[str, list[pb.Layer]] = {host: [] for host in lab.config.hosts}
-        for layer in lab.status():
+        for layer in await asyncio.to_thread(lab.status):
             fields = layer._asdict()
             layers[fields.pop("host")].append(pb.Layer(**fields))
         hosts = [
@@ -139,7 +144,7 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
         """Ask a layer."""
         await self._check(context, request.host, request.layer, everything=False)
         name = f"{request.host}.{request.layer}"
-        where = places.control_endpoint(self._lab.directory, request.host, request.layer)
+        where = self._control(request.host, request.layer)
         try:
             answer = await self._questions.ask(where, "describe", request.topic, timeout=_ASK_LIMIT)
         except TimeoutError:
@@ -161,7 +166,7 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
         """Let a layer do something and wait for what it says."""
         await self._check(context, request.host, request.layer, everything=False)
         name = f"{request.host}.{request.layer}"
-        where = places.control_endpoint(self._lab.directory, request.host, request.layer)
+        where = self._control(request.host, request.layer)
         try:
             arguments = json.loads(request.arguments or "[]")
         except ValueError as error:
@@ -223,9 +228,12 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
                     loop.call_soon_threadsafe(put, (host, role, line))
 
         listener = listen if request.follow else None
-        lines, leave = await asyncio.to_thread(
-            self._lab.read_logs, wanted, request.lines or LINES, listener
-        )
+        try:
+            lines, leave = await asyncio.to_thread(
+                self._lab.read_logs, wanted, request.lines or LINES, listener
+            )
+        except LabError as error:
+            await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
         try:
             for host, role, line in lines:
                 yield pb.LogLine(host=host, layer=role, text=line)
@@ -238,9 +246,21 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
     async def Shutdown(self, request, context) -> pb.ShutdownResponse:  # noqa: N802
         """End the lab once this is answered."""
         asyncio.get_running_loop().call_soon(self._stopping.set)
+        if reason := self._lab.endless:
+            await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, reason)
         return pb.ShutdownResponse()
 
     async def _check(self, context, host: str, layer: str = "", *, everything: bool = True) -> None:
+    def _control(self, host: str, layer: str) -> str:
+        return places.control_endpoint(self._lab.place(host), host, layer)
+
+    def _traces(self) -> dict[str, str]:
+        return {
+            f"{host}.{role}": places.trace_endpoint(self._lab.place(host), host, role)
+            for host in self._lab.config.hosts
+            for role in LAYERS
+        }
+
         """Refuse a host or layer that the lab does not have; "" stands for all of them."""
         hosts = self._lab.config.hosts
         if host not in hosts and not (everything and not host):

@@ -50,6 +50,9 @@ class Lab:
     however that ends. Methods may be called from any thread.
     """
 
+    endless = ""
+    """Why a client may not end this lab: it may."""
+
     def __init__(
         self,
         config: LabConfig | None = None,
@@ -138,6 +141,10 @@ class Lab:
             )
         listen = self.config.hosts[host].app.listen
         return listen or f"unix:{places.api_path(self.directory, host)}"
+
+    def place(self, host: str) -> Path:
+        """The run directory of a host: all have the lab's."""
+        return self.directory
 
     def status(self) -> list[LayerStatus]:
         """Every layer, host by host, from app down to link."""

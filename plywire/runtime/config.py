@@ -80,6 +80,16 @@ def control_endpoint(directory: Path | str, host: str, role: Role) -> str:
     return _ipc(directory, f"{host}.{role}.control")
 
 
+def alive_path(directory: Path | str, host: str, role: Role) -> Path:
+    """The file that a layer without a supervisor touches as long as it lives."""
+    return Path(directory) / f"{host}.{role}.alive"
+
+
+def impair_path(directory: Path | str, host: str, interface: str) -> Path:
+    """The file that remembers how an interface's wire is impaired."""
+    return Path(directory) / f"{host}.{interface}.impair"
+
+
 def api_path(directory: Path | str, host: str) -> Path:
     """The unix socket of a host's socket API."""
     return Path(_unix(directory, f"{host}.api.sock"))
@@ -93,6 +103,32 @@ def api_target(lab: str, host: str) -> str:
 def lab_target(directory: Path | str) -> str:
     """The gRPC target of a lab's control service."""
     return f"unix:{_unix(directory, 'control.sock')}"
+
+
+def remote_target() -> str | None:
+    """The gRPC target in PLYWIRE_TARGET, of a lab that is not in a run directory of this machine.
+
+    Raises ConfigError when it is none.
+    """
+    target = os.environ.get("PLYWIRE_TARGET")
+    if not target:
+        return None
+    name, _, port = target.rpartition(":")
+    is_port = port.isdecimal() and 0 < int(port) < 65_536
+    if not (target.startswith("unix:/") or (name and is_port)):
+        raise ConfigError(
+            "PLYWIRE_TARGET", f"{target!r} is not HOST:PORT, as in 127.0.0.1:7440, or unix:PATH"
+        )
+    return target
+
+
+def api_override(host: str) -> str | None:
+    """The gRPC target of a host's socket API by PLYWIRE_API, in which {host} stands for its name.
+
+    So programs that see other addresses than the lab itself (in a container) can be told.
+    """
+    target = os.environ.get("PLYWIRE_API")
+    return target.replace("{host}", host) if target else None
 
 
 def log_path(directory: Path | str, host: str, role: Role) -> Path:

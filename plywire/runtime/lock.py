@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -16,12 +17,15 @@ _INSTANT = 0.002
 
 
 class Held(OSError):
-    """Somebody else holds the lock. pid: who, or 0 when that cannot be read."""
+    """Somebody else holds the lock. pid: who, or 0 when that cannot be read; machine: its host
+    name there, which tells one container from another."""
 
-    def __init__(self, path: Path, pid: int) -> None:
-        super().__init__(f"{path} is held by process {pid or 'unknown'}: stop it first")
+    def __init__(self, path: Path, pid: int, machine: str = "") -> None:
+        where = f" on {machine}" if machine and machine != socket.gethostname() else ""
+        super().__init__(f"{path} is held by process {pid or 'unknown'}{where}: stop it first")
         self.path = path
         self.pid = pid
+        self.machine = machine
 
 
 class Lock:
@@ -41,11 +45,11 @@ class Lock:
                 if attempt + 1 < _ATTEMPTS:  # `holder` has it for an instant while it looks
                     time.sleep(_INSTANT)
         else:
-            pid = _owner(self._fd)
+            pid, machine = _owner(self._fd)
             os.close(self._fd)
-            raise Held(self.path, pid)
+            raise Held(self.path, pid, machine)
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(self._fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let go. The file stays: removing it could take away a lock that somebody just got."""
@@ -63,14 +67,13 @@ def holder(path: str | os.PathLike) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _owner(fd)
+        return _owner(fd)[0]
     finally:
         os.close(fd)
     return None
 
 
-def _owner(fd: int) -> int:
-    try:
-        return int(os.pread(fd, 32, 0) or b"0")
-    except ValueError:
-        return 0
+def _owner(fd: int) -> tuple[int, str]:
+    """The pid and the host name in a lock file; (0, "") when it does not say."""
+    pid, _, machine = os.pread(fd, 128, 0).decode(errors="replace").strip().partition(" ")
+    return (int(pid), machine) if pid.isdecimal() else (0, "")

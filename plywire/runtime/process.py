@@ -27,12 +27,15 @@ from plywire.registry import implementation, load
 from plywire.roles import LOSSLESS, Role, neighbours
 from plywire.runtime import config as places
 from plywire.runtime import logs
+from plywire.runtime.heartbeat import Heartbeat
 from plywire.runtime.lock import Held, Lock, holder
 from plywire.runtime.observer import Control, Publisher
 from plywire.runtime.pipe import Pipe
 from plywire.runtime.shell import Port, Shell
 from plywire.trace import Tracer
 
+EVERYWHERE = ("tcp://*:", "tcp://0.0.0.0:")
+"""Where one can listen, but not connect to."""
 EXIT_OK = 0
 EXIT_CONFIG = 2
 """The configuration cannot be used: starting again will not help."""
@@ -86,6 +89,8 @@ def wire_peers(lab: LabConfig, host: HostConfig, directory: Path) -> dict[str, l
             for station in lab.hosts.values()
             for other in station.interfaces
             if other.device == "wire" and other.wire == mine.wire and other is not mine
+            # Who listens on all addresses is found under a name that only `peers` can tell.
+            and not other.listen.startswith(EVERYWHERE)
         ]
         peers[mine.name] += mine.peers
     return peers
@@ -137,11 +142,15 @@ def _run(
     layer = load(spec)(host, random.SystemRandom(), tracer)
     context = zmq.Context()
     shell: Shell | None = None
+    heartbeat: Heartbeat | None = None
     try:
         shell = _shell(role, host, layer, spec, tracer, context, directory)
         if open_ports is not None:
             for port in open_ports(host, context, directory, wire_peers(lab, host, directory)):
                 shell.add_port(port)
+        if not arguments.supervised:
+            heartbeat = Heartbeat(places.alive_path(directory, host.name, role))
+            shell.add_timer(heartbeat)
         gc.collect()
         gc.freeze()  # what start-up made is never garbage: later collections need not look at it
         log.info("%s runs as %s (pid %d)", role, spec, os.getpid())
@@ -153,6 +162,8 @@ def _run(
     finally:
         if shell is not None:
             shell.close()
+        if heartbeat is not None:
+            heartbeat.close()
         lock.release()
     return EXIT_OK
 

@@ -17,6 +17,7 @@ import zmq
 from plywire.layer import Layer
 from plywire.messages import Message
 from plywire.roles import WIRE, Role
+from plywire.runtime.heartbeat import Heartbeat
 from plywire.runtime.observer import Control, Publisher
 from plywire.runtime.pipe import Pipe
 from plywire.trace import IN, OUT, Tracer
@@ -67,7 +68,7 @@ class Shell:
         self.pipes = dict(pipes)
         self.tracer = tracer
         self.ports: dict[int, Port] = {}
-        self._timed: list[Port | Pipe] = list(pipes.values())
+        self._timed: list[Port | Pipe | Heartbeat] = list(pipes.values())
         self.publisher = publisher
         self.control = control
         self.clock = clock
@@ -85,6 +86,10 @@ class Shell:
         self.ports[port.ifindex] = port
         self._sources.append((port.receive, port.pollable(), WIRE))
         self._timed.append(port)
+
+    def add_timer(self, timer: Heartbeat) -> None:
+        """Let something run beside the core, by real time; before the loop starts."""
+        self._timed.append(timer)
 
     # --- the blocking way ---
 
