@@ -8,7 +8,7 @@ from __future__ import annotations
 IMPLEMENTATIONS: dict[str, dict[str, str]] = {
     "link": {"ethernet": "services.link:create", "raw": "services.link.raw:create"},
     "ip": {"ipv4": "services.ip:create"},
-    "tcp": {"tcp": "services.tcp:create"},
+    "tcp": {"tcp": "services.tcp:create", "tcp_lite": "services.tcp_lite:create"},
     "app": {"app": "services.app:create"},
 }
 """`module:factory` by role and name."""
