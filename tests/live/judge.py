@@ -26,6 +26,19 @@ EXPECTED = (
 )
 """Expert warnings and notes that a good connection may bring about."""
 
+REPEATS = (
+    "This frame is a (suspected) retransmission",
+    "This frame is a (suspected) fast retransmission",
+    "This frame is a (suspected) spurious retransmission",
+    "This frame is a (suspected) out-of-order segment",
+    "Duplicate ACK (#",
+    "D-SACK Sequence",
+)
+"""What a wire that loses or reorders also brings about."""
+
+PROBES = ("TCP Zero Window Probe", "TCP keep-alive", "ACK to a TCP keep-alive")
+"""What a reader that stops also brings about."""
+
 
 def fields(path: Path, display_filter: str, *names: str) -> list[list[str]]:
     """The fields of the packets that a display filter lets through."""

@@ -12,7 +12,7 @@ from plywire.lab.simulator import World
 if shutil.which("tshark") is None:
     pytest.skip("tshark is not installed", allow_module_level=True)
 
-from judge import fields, judge
+from judge import PROBES, REPEATS, fields, judge
 
 
 def talk(world: World, size: int = 100_000) -> None:
@@ -43,7 +43,8 @@ def test_a_transfer_on_a_bad_wire(tmp_path, seed):
         world.wire("lan", delay=1 * MS, loss=0.1, reorder=0.1, duplicate=0.1, corrupt=0.05)
         talk(world)
     # what was lost was sent, and is in the capture; what overtakes it is not seen to do so
-    judge(path, also_expected=("Previous segment(s) not captured", "ACKed segment that wasn't"))
+    unseen = ("Previous segment(s) not captured", "ACKed segment that wasn't")
+    judge(path, also_expected=unseen + REPEATS)
 
 
 def test_a_refusal_and_an_abort(tmp_path):
@@ -105,7 +106,8 @@ def test_a_reader_that_stops(tmp_path):
             taken += len(world.wait(h2.recv(server, 100_000), limit=SECOND).data)
     # window scaling rounds down, so that a window of 0 hides a few bytes of room (RFC 7323 2.4): a
     # probe's byte is taken, and tshark thinks that a probe never is
-    judge(path, also_expected=("ACKed segment that wasn't", "Previous segment(s) not captured"))
+    unseen = ("ACKed segment that wasn't", "Previous segment(s) not captured")
+    judge(path, also_expected=unseen + PROBES + REPEATS)
     assert fields(path, "tcp.analysis.zero_window", "frame.number") != []
     assert fields(path, "tcp.analysis.zero_window_probe", "frame.number") != []
 
@@ -119,4 +121,4 @@ def test_a_listener_that_nobody_accepts_from(tmp_path):
         calls = [h1.connect(socket(h1), ("10.0.0.2", 80), timeout=20) for _ in range(6)]
         world.run(calls, limit=60 * SECOND)
         world.advance(60 * SECOND)
-    judge(path)
+    judge(path, also_expected=REPEATS)
