@@ -7,7 +7,7 @@ that cannot be, is a `ConfigError` with the key and the reason.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -111,8 +111,8 @@ class InterfaceConfig:
     mac: bytes
     mtu: int = 1500
     device: str = "wire"
-    wire: str = ""  # the wire that a `wire` device is on
-    listen: str = ""  # where a `wire` device is reached; "" is an ipc path in the run directory
+    wire: str = ""  # the wire that a `wire` or `raw` device is on
+    listen: str = ""  # where it is reached there; "" is an ipc path in the run directory
     peers: tuple[str, ...] = ()  # further endpoints to join
     tap: str = ""  # the name of a `tap` device's kernel interface
 
@@ -167,7 +167,11 @@ class LabConfig:
 DEFAULT_IMPLEMENTATIONS: dict[Role, str] = {role: f"services.{role}:create" for role in LAYERS}
 """What runs a role unless the lab file names another: `module:factory`."""
 
-_DEVICES = ("wire", "tap")
+_DEVICES = ("wire", "tap", "raw")
+WIRES = frozenset({"wire", "raw"})
+"""The devices that are on a wire of the lab; a raw one carries bare IP packets."""
+EVERYWHERE = ("tcp://*:", "tcp://0.0.0.0:")
+"""How endpoints begin at which one can listen, but not be reached."""
 
 
 def host(name: str, address: str, **changes: Any) -> HostConfig:
@@ -179,6 +183,32 @@ def host(name: str, address: str, **changes: Any) -> HostConfig:
     packed, length = _cidr(address, name)
     interface = InterfaceConfig("eth0", 1, packed, length, b"\x02\x00" + packed, wire="lan")
     return HostConfig(name, (interface,), **changes)
+
+
+def part(lab: LabConfig, hosts: Collection[str]) -> LabConfig:
+    """The lab with these hosts only. The names of the others are still known, and those of their
+    stations that listen at an endpoint of their own are peers. Raises ConfigError."""
+    for name in hosts:
+        if name not in lab.hosts:
+            raise ConfigError(f"host {name!r}", f"not in the lab; there are {', '.join(lab.hosts)}")
+    elsewhere = [
+        station
+        for name, item in lab.hosts.items()
+        if name not in hosts
+        for station in item.interfaces
+        if station.listen and not station.listen.startswith(EVERYWHERE)
+    ]
+
+    def alone(item: InterfaceConfig) -> InterfaceConfig:
+        peers = [other.listen for other in elsewhere if item.wire and other.wire == item.wire]
+        return replace(item, peers=tuple(dict.fromkeys((*item.peers, *peers))))
+
+    kept = {
+        name: replace(item, interfaces=tuple(map(alone, item.interfaces)))
+        for name, item in lab.hosts.items()
+        if name in hosts
+    }
+    return replace(lab, hosts=kept)
 
 
 def parse(data: Mapping[str, Any], where: str = "lab.toml") -> LabConfig:
@@ -202,8 +232,17 @@ def parse(data: Mapping[str, Any], where: str = "lab.toml") -> LabConfig:
     if not hosts:
         raise top.error("hosts", "a lab needs one host at least: [hosts.h1]")
     taken: dict[bytes, str] = {}
+    carries: dict[str, str] = {}
     for item in hosts.values():
         for interface in item.interfaces:
+            if interface.wire and carries.setdefault(interface.wire, interface.device) != (
+                interface.device
+            ):
+                raise top.error(
+                    f"hosts.{item.name}",
+                    f"{interface.name} is of the device {interface.device!r}, but others on the"
+                    f" wire {interface.wire!r} are of {carries[interface.wire]!r}",
+                )
             if interface.address in taken:
                 raise top.error(
                     f"hosts.{item.name}",
@@ -310,8 +349,8 @@ def _interface(table: _Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
     device = table.text("device", "wire")
     if device not in _DEVICES:
         raise table.error("device", f"{device!r} is unknown; there are {', '.join(_DEVICES)}")
-    wire = table.text("wire", "lan" if device == "wire" and "lan" in wires else "")
-    if device == "wire" and wire not in wires:
+    wire = table.text("wire", "lan" if device in WIRES and "lan" in wires else "")
+    if device in WIRES and wire not in wires:
         raise table.error("wire", f"{wire!r} is not in [wires]")
     tap = table.text("tap", "")
     if device == "tap" and not 1 <= len(tap) <= 15:

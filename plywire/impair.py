@@ -83,6 +83,15 @@ class Impairer:
         """Lose the next `count` frames for certain."""
         self._drop_next += count
 
+    @property
+    def dropping(self) -> int:
+        """How many frames are still to be lost for certain."""
+        return self._drop_next
+
+    def reseed(self, rng: random.Random) -> None:
+        """Decide by another source of randomness from now on."""
+        self._rng = rng
+
     def apply(self, frame: bytes, now: int) -> list[tuple[int, bytes]]:
         """When and as what a frame that is sent now arrives; nothing when it is lost."""
         settings, rng, counts = self.settings, self._rng, self.counts

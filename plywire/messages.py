@@ -90,6 +90,24 @@ class Hello(NamedTuple):
     reply: Flag  # 1: an answer to a Hello; it is not answered again
 
 
+class Barrier(NamedTuple):
+    """Let a station on a wire know when all that it sent before this has been worked through.
+
+    From the station to a link, up to app and down again, on each pipe behind what the layer made
+    of everything before it. The link then answers the station with BarrierDone. No layer's core
+    sees it.
+
+    ifindex: the interface that the station is heard on; the link writes it. station: who asks;
+    token: its own number for it.
+    """
+
+    KIND = 2
+    trace: U64
+    ifindex: U16
+    station: Name
+    token: U64
+
+
 # --- ip <-> link ----------------------------------------------------------------------------------
 
 FLAG_BROADCAST = 1
@@ -409,10 +427,23 @@ class Leave(NamedTuple):
     name: Name
 
 
+class BarrierDone(NamedTuple):
+    """To the station that sent a Barrier: it has been through all layers of `station`'s host.
+
+    What the host sent because of the frames before it is on the wire before this message.
+    """
+
+    KIND = 84
+    trace: U64
+    station: Name
+    token: U64
+
+
 Message = (
-    Hello | Datagram | NeighbourFailed | Interface | Segment | PacketError | Paths
+    Hello | Barrier | Datagram | NeighbourFailed | Interface | Segment | PacketError | Paths
     | Bind | Bound | Listen | Connect | Opened | Accepted | Close | Closed | Option | Query | Info
     | Data | Credit | End | Frame | Join | Members | Leave
+    | BarrierDone
 )  # fmt: skip
 
 KINDS: dict[int, type] = {cls.KIND: cls for cls in Message.__args__}

@@ -119,7 +119,7 @@ def headers(event: Event) -> list[tuple[str, dict[str, int | str]]]:
     found: list[tuple[str, dict[str, int | str]]] = []
     try:
         if event.boundary == boundary(LINK, WIRE):
-            _ethernet(event.packet, found)
+            _frame(event.packet, found)
         elif event.boundary == boundary(IP, LINK):
             _ipv4(event.packet, found)
         elif event.boundary == boundary(TCP, IP) and event.subject == Segment.__name__:
@@ -129,6 +129,19 @@ def headers(event: Event) -> list[tuple[str, dict[str, int | str]]]:
     except DecodeError as error:
         found.append(("malformed", {"reason": error.reason}))
     return found
+
+
+def _frame(frame: bytes, found: list) -> None:
+    """What is on a wire: a bare packet when it is one with a good checksum, else Ethernet's."""
+    if frame and frame[0] >> 4 == 4:
+        try:
+            ipv4.decode(frame)
+        except DecodeError:
+            pass  # a hardware address that begins with 4
+        else:
+            _ipv4(frame, found)
+            return
+    _ethernet(frame, found)
 
 
 def _ethernet(frame: bytes, found: list) -> None:

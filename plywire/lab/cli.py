@@ -50,7 +50,11 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE: dict[str, str] = {
+    "capture": "plywire.lab.capture.command:capture",
+    "clock": "plywire.lab.clock:clock",
+    "impair": "plywire.lab.impair:impair",
+}
 """Commands that have a module of their own, imported when they are used: name -> module:command."""
 
 
@@ -69,18 +73,15 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--lab", metavar="NAME", envvar="PLYWIRE_LAB", help="Which lab (PLYWIRE_LAB).")
+@click.option("--target", metavar="ADDRESS",
+              help="The lab whose control service is at HOST:PORT (PLYWIRE_TARGET).")  # fmt: skip
 @click.version_option(package_name="plywire", message="%(package)s %(version)s")
 @click.pass_context
 def cli(context: click.Context, lab: str | None, target: str | None) -> None:
-@click.option("--target", metavar="ADDRESS",
-              help="The lab whose control service is at HOST:PORT (PLYWIRE_TARGET).")  # fmt: skip
     """A TCP/IP stack whose layers are processes, joined by pipes that can be watched.
 
     A lab is a few hosts of four processes each (app, tcp, ip, link) on this machine.
     """
-    context.obj = lab
-
-
     named = context.get_parameter_source("lab") is click.core.ParameterSource.COMMANDLINE
     if target and named:
         raise click.UsageError("--lab and --target name two labs: give one of them")
@@ -88,6 +89,9 @@ def cli(context: click.Context, lab: str | None, target: str | None) -> None:
         os.environ["PLYWIRE_TARGET"] = target
     elif named:
         os.environ.pop("PLYWIRE_TARGET", None)
+    context.obj = lab
+
+
 _LOOK = (
     click.option("--bits", is_flag=True, help="TCP headers as a table with bit widths."),
     click.option("--width", type=click.IntRange(60, 300), help="Columns (default: the terminal)."),
@@ -113,28 +117,35 @@ def _with(options: Sequence[Callable]) -> Callable:
 
 @cli.command()
 @click.option("-f", "--file", type=click.Path(path_type=Path), help="The lab file (lab.toml).")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Start this host of the lab alone (may be repeated).",
+)
 @click.option("--foreground", is_flag=True, help="Stay, and end the lab on Ctrl-C.")
 @click.pass_obj
-def up(lab: str | None, file: Path | None, foreground: bool) -> None:
+def up(lab: str | None, file: Path | None, hosts: tuple[str, ...], foreground: bool) -> None:
     """Start a lab and return when it is ready."""
     from plywire.lab import daemon, views
 
+    if target := os.environ.get("PLYWIRE_TARGET"):
+        raise click.UsageError(
+            f"every command is for the lab at {target} (PLYWIRE_TARGET): unset that to start one"
+        )
     began = time.monotonic()
 
     def ready(config, directory: Path) -> None:
         seconds = time.monotonic() - began
         for line in views.up_lines(config, directory, seconds):
-    if target := os.environ.get("PLYWIRE_TARGET"):
-        raise click.UsageError(
-            f"every command is for the lab at {target} (PLYWIRE_TARGET): unset that to start one"
-        )
             click.echo(line)
         sys.stdout.flush()
 
     if foreground:
-        daemon.run(file, lab, ready)
+        daemon.run(file, lab, ready, hosts)
     else:
-        ready(*daemon.start(file, lab))
+        ready(*daemon.start(file, lab, hosts))
 
 
 @cli.command()

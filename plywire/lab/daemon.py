@@ -12,11 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from plywire.config import LabConfig
+from plywire.config import LabConfig, part
 from plywire.errors import ConfigError
 from plywire.lab.rundir import LabError, LabIsUp
 from plywire.lab.supervisor import START_LIMIT, Lab
@@ -24,16 +24,19 @@ from plywire.runtime import config as places
 from plywire.runtime import logs
 
 
-def start(file: Path | None, name: str | None) -> tuple[LabConfig, Path]:
+def start(file: Path | None, name: str | None, hosts: Sequence[str] = ()) -> tuple[LabConfig, Path]:
     """Start a lab in a process of its own and return when it is ready.
 
-    file: the lab file (None: the default lab); name: the lab's name when not the file's. Raises
-    ConfigError for a bad file, LabIsUp, or LabError with the reason why it cannot start.
+    file: the lab file (None: the default lab); name: the lab's name when not the file's; hosts:
+    those to start, all when there are none. Raises ConfigError for a bad file, LabIsUp, or LabError
+    with the reason why it cannot start.
     """
-    config, directory = resolve(file, name)
+    config, directory = resolve(file, name, hosts)
     command = [sys.executable, "-P", "-m", "plywire.lab.daemon", "--name", config.name]
     if file is not None:
         command += ["--file", str(Path(file).absolute())]
+    for host in hosts:
+        command += ["--host", host]
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -56,21 +59,30 @@ def start(file: Path | None, name: str | None) -> tuple[LabConfig, Path]:
     return config, directory
 
 
-def run(file: Path | None, name: str | None, ready: Callable[[LabConfig, Path], None]) -> None:
+def run(
+    file: Path | None,
+    name: str | None,
+    ready: Callable[[LabConfig, Path], None],
+    hosts: Sequence[str] = (),
+) -> None:
     """Run a lab in this process until SIGTERM, SIGINT or a client's Shutdown ends it.
 
     `ready(config, directory)` is called when everything is up. Raises as `start` does.
     """
-    config, directory = resolve(file, name)
+    config, directory = resolve(file, name, hosts)
     signal.signal(signal.SIGTERM, _interrupt)
     fatal = functools.partial(signal.raise_signal, signal.SIGTERM)
     with Lab(config, directory, on_failure=fatal) as lab:
         asyncio.run(_serve(lab, lambda: ready(config, directory)))
 
 
-def resolve(file: Path | None, name: str | None) -> tuple[LabConfig, Path]:
+def resolve(
+    file: Path | None, name: str | None, hosts: Sequence[str] = ()
+) -> tuple[LabConfig, Path]:
     """The lab that a file describes, under `name` if given, and its run directory."""
     config = places.load_lab(file)
+    if hosts:
+        config = part(config, hosts)
     if name:
         config = replace(config, name=name)
     return config, places.run_dir(config.name)
@@ -81,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m plywire.lab.daemon")
     parser.add_argument("--file", type=Path)
     parser.add_argument("--name")
+    parser.add_argument("--host", action="append", default=[])
     arguments = parser.parse_args()
 
     def ready(_config: LabConfig, directory: Path) -> None:
@@ -95,7 +108,7 @@ def main() -> None:
         os.close(null)
 
     try:
-        run(arguments.file, arguments.name, ready)
+        run(arguments.file, arguments.name, ready, arguments.host)
     except LabIsUp as error:
         _say({"error": str(error), "pid": error.pid})
         sys.exit(1)

@@ -10,7 +10,7 @@ import zmq
 
 from plywire import envelope
 from plywire.calls import Call
-from plywire.errors import DecodeError, SocketError
+from plywire.errors import ConfigError, DecodeError, SocketError
 from plywire.trace import Event, Tracer
 
 EVENTS_PER_MESSAGE = 256
@@ -111,7 +111,7 @@ class Control:
         try:
             verb, *arguments = envelope.load_state(request)
             answer = self._verbs[verb](now, *arguments)
-        except SocketError as error:
+        except (SocketError, ConfigError) as error:
             return ["error", str(error)]
         except (DecodeError, KeyError, TypeError, ValueError) as error:
             return ["error", f"{type(error).__name__}: {error}"]

@@ -16,17 +16,18 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import zmq
 
-from plywire.config import HostConfig, LabConfig
+from plywire.config import EVERYWHERE, WIRES, HostConfig, LabConfig
 from plywire.errors import ConfigError
 from plywire.registry import implementation, load
 from plywire.roles import LOSSLESS, Role, neighbours
 from plywire.runtime import config as places
 from plywire.runtime import logs
+from plywire.runtime.clock import LabClock
 from plywire.runtime.heartbeat import Heartbeat
 from plywire.runtime.lock import Held, Lock, holder
 from plywire.runtime.observer import Control, Publisher
@@ -34,15 +35,18 @@ from plywire.runtime.pipe import Pipe
 from plywire.runtime.shell import Port, Shell
 from plywire.trace import Tracer
 
-EVERYWHERE = ("tcp://*:", "tcp://0.0.0.0:")
-"""Where one can listen, but not connect to."""
 EXIT_OK = 0
 EXIT_CONFIG = 2
 """The configuration cannot be used: starting again will not help."""
 
-OpenPorts = Callable[[HostConfig, zmq.Context, Path, dict[str, list[str]]], Sequence[Port]]
-"""`open_ports(host, context, directory, peers)`; peers: endpoints of the other stations on the wire
-of each interface, by the interface's name."""
+OpenPorts = Callable[
+    [HostConfig, zmq.Context, Path, dict[str, list[str]], LabClock], Sequence[Port]
+]
+"""`open_ports(host, context, directory, peers, clock)`; peers: endpoints of the other stations on
+the wire of each interface, by the interface's name; clock: the lab's."""
+
+Verb = Callable[[Shell, list], object]
+"""Something that a process can be asked to do besides its layer: `verb(shell, arguments)`."""
 
 Serve = Callable[[Shell, HostConfig, Path, Callable[[], None]], Awaitable[None]]
 """`serve(shell, host, directory, ready)`: run until cancelled; call ready() when reachable."""
@@ -55,6 +59,7 @@ def main(
     *,
     open_ports: OpenPorts | None = None,
     serve: Serve | None = None,
+    verbs: Mapping[str, Verb] | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Run one layer until it is told to stop, and exit the process."""
@@ -63,7 +68,7 @@ def main(
     if arguments.supervised:  # Ctrl-C reaches the whole group: the supervisor decides
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        code = _run(role, arguments, open_ports, serve)
+        code = _run(role, arguments, open_ports, serve, verbs or {})
     except (ConfigError, Held) as error:
         log.error("%s", error)
         code = EXIT_CONFIG
@@ -82,13 +87,15 @@ def wire_peers(lab: LabConfig, host: HostConfig, directory: Path) -> dict[str, l
     """For each interface of `host` on a wire: where the wire's other stations are reached."""
     peers: dict[str, list[str]] = {}
     for mine in host.interfaces:
-        if mine.device != "wire":
+        if mine.device not in WIRES:
             continue
         peers[mine.name] = [
             other.listen or places.wire_endpoint(directory, station.name, other.name)
             for station in lab.hosts.values()
             for other in station.interfaces
-            if other.device == "wire" and other.wire == mine.wire and other is not mine
+            if other.device in WIRES
+            and other.wire == mine.wire
+            and other is not mine
             # Who listens on all addresses is found under a name that only `peers` can tell.
             and not other.listen.startswith(EVERYWHERE)
         ]
@@ -128,6 +135,7 @@ def _run(
     arguments: argparse.Namespace,
     open_ports: OpenPorts | None,
     serve: Serve | None,
+    verbs: Mapping[str, Verb],
 ) -> int:
     lab = places.load_lab(arguments.lab)
     host = lab.hosts.get(arguments.host)
@@ -144,9 +152,11 @@ def _run(
     shell: Shell | None = None
     heartbeat: Heartbeat | None = None
     try:
-        shell = _shell(role, host, layer, spec, tracer, context, directory)
+        clock = LabClock(directory)
+        shell = _shell(role, host, layer, spec, tracer, context, directory, clock, verbs)
         if open_ports is not None:
-            for port in open_ports(host, context, directory, wire_peers(lab, host, directory)):
+            peers = wire_peers(lab, host, directory)
+            for port in open_ports(host, context, directory, peers, clock):
                 shell.add_port(port)
         if not arguments.supervised:
             heartbeat = Heartbeat(places.alive_path(directory, host.name, role))
@@ -176,6 +186,8 @@ def _shell(
     tracer: Tracer,
     context: zmq.Context,
     directory: Path,
+    clock: LabClock,
+    extra: Mapping[str, Verb],
 ) -> Shell:
     generation = random.SystemRandom().getrandbits(63) | 1
     pipes = {
@@ -192,7 +204,7 @@ def _shell(
         for neighbour in neighbours(role)
     }
     started = time.monotonic_ns()
-    shell = Shell(layer, pipes, tracer)
+    shell = Shell(layer, pipes, tracer, clock=clock)
 
     def counters(now: int) -> dict[str, int]:
         """The layer's own view of them, which may have more, and those of pipes and devices."""
@@ -211,14 +223,38 @@ def _shell(
         return layer.describe(topic, now)
 
     def ping(now: int) -> object:
-        return {"implementation": spec, "pid": os.getpid(), "uptime_ns": now - started}
+        return {
+            "implementation": spec,
+            "pid": os.getpid(),
+            "uptime_ns": time.monotonic_ns() - started,
+        }
 
-    verbs: dict[str, Callable[..., object]] = {"describe": describe, "ping": ping}
-    if hasattr(layer, "ask"):
-        verbs["ask"] = lambda now, verb, *arguments: layer.ask(verb, list(arguments), now)
+    def request(now: int, verb: str, *arguments: object) -> object:
+        if verb == "clock":
+            return _clock(clock, *arguments)
+        if verb in extra:
+            return extra[verb](shell, list(arguments))
+        if hasattr(layer, "ask"):
+            return layer.ask(verb, list(arguments), now)
+        raise KeyError(verb)
+
+    verbs: dict[str, Callable[..., object]] = {
+        "describe": describe, "ping": ping, "ask": request,
+    }  # fmt: skip
     shell.control = Control(context, places.control_endpoint(directory, host.name, role), verbs)
     shell.publisher = Publisher(context, places.trace_endpoint(directory, host.name, role))
     return shell
+
+
+def _clock(clock: LabClock, what: str = "show", *arguments: object) -> object:
+    """What every process can be asked: the lab's clock. To be asked wakes it, so that it looks."""
+    if what == "plan":
+        return clock.plan(*arguments)
+    if what == "adopt":
+        clock.adopt(arguments)
+    elif what != "show":
+        raise KeyError(what)
+    return clock.describe()
 
 
 async def _serve(

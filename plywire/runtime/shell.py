@@ -2,6 +2,9 @@
 
 The same shell runs in two ways: `run` blocks in a ZeroMQ poll (tcp, ip, link), `attach` hangs it
 into an asyncio loop (app, whose gRPC server lives there). It reads the clock; the core never does.
+
+The core lives by the lab's time, which may stand still. Pipes and devices, which find their
+neighbours and lose no word of theirs, live by real time, and so does the loop.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from typing import Protocol
 import zmq
 
 from plywire.layer import Layer
-from plywire.messages import Message
-from plywire.roles import WIRE, Role
+from plywire.messages import Barrier, Message
+from plywire.roles import LAYERS, WIRE, Role
+from plywire.runtime.clock import REAL_CLOCK, Clock
 from plywire.runtime.heartbeat import Heartbeat
 from plywire.runtime.observer import Control, Publisher
 from plywire.runtime.pipe import Pipe
@@ -40,11 +44,14 @@ class Port(Protocol):
     def send(self, messages: Sequence[Message]) -> None:
         """Put frames out; drops and counts what does not fit; never waits."""
 
-    def deadline(self) -> int | None:
-        """When `expire` is next needed, or None."""
+    def answer(self, barrier: Barrier) -> None:
+        """A barrier that came in here has been through all layers and back."""
 
-    def expire(self, now: int) -> None:
-        """Run the device's own timers."""
+    def deadline(self) -> int | None:
+        """When `expire` is next needed, in monotonic time, or None."""
+
+    def expire(self, now: int) -> list[Message]:
+        """Run the device's own timers; now: monotonic time. Returns frames that come in late."""
 
     def close(self) -> None:
         """Leave."""
@@ -62,7 +69,7 @@ class Shell:
         ports: Sequence[Port] = (),
         publisher: Publisher | None = None,
         control: Control | None = None,
-        clock: Callable[[], int] = time.monotonic_ns,
+        clock: Clock = REAL_CLOCK,
     ) -> None:
         self.layer = layer
         self.pipes = dict(pipes)
@@ -71,7 +78,9 @@ class Shell:
         self._timed: list[Port | Pipe | Heartbeat] = list(pipes.values())
         self.publisher = publisher
         self.control = control
-        self.clock = clock
+        self.clock = clock.now
+        """The lab's time."""
+        self._real = clock.real
         self.received: Counter[Role] = Counter()
         """Messages that came in, by who gave them; `sent`: those that went out, by who got them."""
         self.sent: Counter[Role] = Counter()
@@ -126,7 +135,7 @@ class Shell:
                     self._serve()
             for role in polled_out:
                 self.pipes[role].flush()
-            if deadline is not None and deadline <= self.clock():
+            if deadline is not None and deadline <= time.monotonic_ns():
                 self._expire()
             self.flush()
 
@@ -234,15 +243,35 @@ class Shell:
 
     def _feed(self, receive: Callable[[], list[Message]], role: Role) -> None:
         """Hand the core what has arrived at one source."""
-        messages = receive()
+        self._hand(receive(), role)
+
+    def _hand(self, messages: Sequence[Message], role: Role) -> None:
         self.received[role] += len(messages)
         now = self.clock()
         take = self.layer.receive
         tracer = self.tracer
         for message in messages:
+            if type(message) is Barrier:
+                self._pass_on(message, role)
+                continue
             if tracer.enabled:
                 tracer.crossing(IN, message, role, self.clock())
             take(message, role, now)
+
+    def _pass_on(self, barrier: Barrier, source: Role) -> None:
+        """A barrier goes on behind what the core made of all before it: up to app, and down."""
+        self.flush()
+        me = LAYERS.index(self.tracer.layer)
+        rising = source == WIRE or LAYERS.index(source) > me
+        to = next((role for role in self.pipes if (LAYERS.index(role) < me) == rising), None)
+        if to is None and rising:  # this is the top
+            to = source
+        if to in self.pipes:
+            self.pipes[to].send([barrier])
+        elif barrier.ifindex in self.ports:
+            self.ports[barrier.ifindex].answer(barrier)
+        else:
+            self.layer.counters["drop_barrier_unknown_interface"] += 1
 
     def _turn(self) -> None:
         """One round in asyncio. ZeroMQ's descriptors tell of changes only, so all is drained."""
@@ -286,11 +315,16 @@ class Shell:
                 self.layer.expire(now)
         for other in self._timed:
             due = other.deadline()
-            if due is not None and due <= self.clock():
-                other.expire(self.clock())
+            if due is not None and due <= time.monotonic_ns():
+                late = other.expire(time.monotonic_ns())
+                if late:
+                    self._hand(late, WIRE)
 
     def _deadline(self) -> int | None:
+        """When there is something to do, in monotonic time."""
         earliest = self.layer.deadline()
+        if earliest is not None:
+            earliest = self._real(earliest)
         for other in self._timed:
             due = other.deadline()
             if due is not None and (earliest is None or due < earliest):
@@ -301,7 +335,7 @@ class Shell:
         """How long to poll, in ms, rounded up so that a timer is due when the poll returns."""
         if deadline is None:
             return None
-        return max(0, -((self.clock() - deadline) // MS))
+        return max(0, -((time.monotonic_ns() - deadline) // MS))
 
     def _arm(self) -> None:
         deadline = self._deadline()

@@ -1,4 +1,7 @@
-"""Ethernet and ARP: the link layer of a host, all of its interfaces (RFC 894, 826, 1122, 5227)."""
+"""Ethernet and ARP: the link layer of a host, all of its interfaces (RFC 894, 826, 1122, 5227).
+
+An interface on the device `raw` has neither: its packets go as they are.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from services.link.base import (
 )
 from services.link.claim import AddressClaim
 from services.link.neighbours import Neighbours, ipv4_header
+from services.link.raw import RawInterface, incoming_flags, outgoing
 
 ALL_HOSTS = bytes.fromhex("01005e000001")
 """Where 224.0.0.1 is heard, the one multicast group of every host (RFC 1112 section 6.4)."""
@@ -57,9 +61,14 @@ class LinkLayer(LinkBase):
     """The role of link over Ethernet."""
 
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
-        super().__init__([EthernetInterface(config) for config in host.interfaces], tracer)
+        super().__init__([_interface(config) for config in host.interfaces], tracer)
         self._timers = Timers()
-        for interface in self._interfaces.values():
+        self._ethernet = [
+            interface
+            for interface in self._interfaces.values()
+            if type(interface) is EthernetInterface
+        ]
+        for interface in self._ethernet:
             interface.claim = AddressClaim(
                 interface.config, host.link, rng, self._timers, self.counters, tracer,
                 partial(self._broadcast, interface), partial(self._changed, interface),
@@ -85,8 +94,11 @@ class LinkLayer(LinkBase):
 
     # --- from ip to the wire ---
 
-    def _down(self, datagram: Datagram, interface: EthernetInterface, now: int) -> None:
+    def _down(self, datagram: Datagram, interface: LinkInterface, now: int) -> None:
         trace, _, next_hop, _, packet = datagram
+        if type(interface) is RawInterface:
+            super()._transmit(interface, outgoing(datagram, interface), trace, now)
+            return
         if len(packet) > interface.mtu:
             raise DecodeError("packet_too_big", f"{len(packet)} bytes, {interface.mtu} at most")
         if not interface.up:
@@ -113,8 +125,13 @@ class LinkLayer(LinkBase):
 
     # --- from the wire to ip ---
 
-    def _up(self, message: Frame, interface: EthernetInterface, now: int) -> None:
+    def _up(self, message: Frame, interface: LinkInterface, now: int) -> None:
         frame = message.frame
+        if type(interface) is RawInterface:
+            flags = incoming_flags(message, interface)
+            self._accept(interface, frame)
+            self._deliver(interface, frame, flags, message.trace)
+            return
         header, payload = ethernet.decode(frame)
         dst, src, kind = header
         mac = interface.config.mac
@@ -182,7 +199,7 @@ class LinkLayer(LinkBase):
 
     def _neighbours(self, now: int) -> list[dict[str, int | str]]:
         rows: list[dict[str, int | str]] = []
-        for interface in self._interfaces.values():
+        for interface in self._ethernet:
             rows += interface.neighbours.describe(now)
         return rows
 
@@ -200,6 +217,10 @@ class LinkLayer(LinkBase):
 def create(host: HostConfig, rng: random.Random, tracer: Tracer) -> LinkLayer:
     """Ethernet for all interfaces of `host`; rng spreads the probes of RFC 5227."""
     return LinkLayer(host, rng, tracer)
+
+
+def _interface(config: InterfaceConfig) -> LinkInterface:
+    return RawInterface(config) if config.device == "raw" else EthernetInterface(config)
 
 
 def _group_header(interface: EthernetInterface, next_hop: bytes) -> bytes:

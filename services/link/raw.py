@@ -1,5 +1,6 @@
 """A link without Ethernet and ARP: what is on its wire are bare IP packets, as on a TUN.
 
+It is for all interfaces of a host; `services.link.core` uses it for those on the device `raw`.
 Such a wire joins two stations. With more than two, all of them get each packet, and a router among
 them would forward what is not its business.
 """
@@ -35,24 +36,36 @@ class RawLinkLayer(LinkBase):
         super().__init__([RawInterface(config) for config in host.interfaces], tracer)
 
     def _down(self, datagram: Datagram, interface: LinkInterface, now: int) -> None:
-        if len(datagram.packet) > interface.mtu:
-            raise DecodeError("packet_too_big", f"{len(datagram.packet)} bytes")
-        self._transmit(interface, datagram.packet, datagram.trace, now)
+        self._transmit(interface, outgoing(datagram, interface), datagram.trace, now)
 
     def _up(self, frame: Frame, interface: LinkInterface, now: int) -> None:
-        packet = frame.frame
-        if len(packet) < 20 or packet[0] >> 4 != 4:
-            raise DecodeError("not_ipv4")
-        if len(packet) > MAX_PACKET:
-            raise DecodeError("frame_too_long", f"{len(packet)} bytes")
-        dst = packet[_DST]
-        group = (
-            dst == LIMITED_BROADCAST
-            or dst == directed_broadcast(interface.config)
-            or dst[0] & 0xF0 == 0xE0
-        )
-        self._accept(interface, packet)
-        self._deliver(interface, packet, FLAG_BROADCAST if group else 0, frame.trace)
+        flags = incoming_flags(frame, interface)
+        self._accept(interface, frame.frame)
+        self._deliver(interface, frame.frame, flags, frame.trace)
+
+
+def outgoing(datagram: Datagram, interface: LinkInterface) -> bytes:
+    """What goes on the wire for a datagram: its packet. Raises DecodeError when it is too long."""
+    if len(datagram.packet) > interface.mtu:
+        raise DecodeError("packet_too_big", f"{len(datagram.packet)} bytes")
+    return datagram.packet
+
+
+def incoming_flags(frame: Frame, interface: LinkInterface) -> int:
+    """The flags of the Datagram that a packet from the wire becomes. Raises DecodeError when it is
+    not one."""
+    packet = frame.frame
+    if len(packet) < 20 or packet[0] >> 4 != 4:
+        raise DecodeError("not_ipv4")
+    if len(packet) > MAX_PACKET:
+        raise DecodeError("frame_too_long", f"{len(packet)} bytes")
+    dst = packet[_DST]
+    group = (
+        dst == LIMITED_BROADCAST
+        or dst == directed_broadcast(interface.config)
+        or dst[0] & 0xF0 == 0xE0
+    )
+    return FLAG_BROADCAST if group else 0
 
 
 def create(host: HostConfig, rng: random.Random, tracer: Tracer) -> RawLinkLayer:

@@ -6,15 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from plywire.config import HostConfig, InterfaceConfig
+from plywire.runtime.clock import REAL_CLOCK, Clock
 from plywire.runtime.pipe import Context
 from plywire.runtime.shell import Port
 from services.link.devices import tap, wire
 
-DeviceFactory = Callable[[HostConfig, InterfaceConfig, Context, Path | str, Sequence[str]], Port]
-"""`factory(host, interface, context, directory, peers)`; directory: the run directory; peers:
-endpoints of the other stations on the interface's wire."""
+DeviceFactory = Callable[
+    [HostConfig, InterfaceConfig, Context, Path | str, Sequence[str], Clock], Port
+]
+"""`factory(host, interface, context, directory, peers, clock)`; directory: the run directory;
+peers: endpoints of the other stations on the interface's wire; clock: the lab's."""
 
-DEVICES: dict[str, DeviceFactory] = {"wire": wire.create, "tap": tap.create}
+DEVICES: dict[str, DeviceFactory] = {
+    "wire": wire.create,
+    "raw": wire.create,  # what is on it is link's affair: bare packets
+    "tap": tap.create,
+}
 """Devices by the name that a lab file gives (`device = "tap"`)."""
 
 
@@ -23,6 +30,7 @@ def open_ports(
     context: Context,
     directory: Path | str,
     peers: Mapping[str, Sequence[str]],
+    clock: Clock = REAL_CLOCK,
 ) -> list[Port]:
     """The devices of all interfaces of `host`, each a Port with its `ifindex`.
 
@@ -34,7 +42,7 @@ def open_ports(
         for interface in host.interfaces:
             others = peers.get(interface.name, ())
             factory = DEVICES[interface.device]
-            ports.append(factory(host, interface, context, directory, others))
+            ports.append(factory(host, interface, context, directory, others, clock))
     except BaseException:
         for port in ports:
             port.close()

@@ -13,8 +13,11 @@ from pathlib import Path
 
 from plywire.config import HostConfig, InterfaceConfig
 from plywire.errors import ConfigError
-from plywire.messages import MAX_FRAME, Frame, Message
+from plywire.messages import MAX_FRAME, Barrier, Frame, Message
+from plywire.runtime.clock import Clock
+from plywire.runtime.config import impair_path
 from plywire.runtime.pipe import Context
+from services.link.devices.impairing import IN, OUT, Impairing
 
 FRAMES_PER_TURN = 64
 
@@ -32,9 +35,12 @@ class TapPort:
     (`ip link set tap0 up`, an address): until it is up, frames to it are dropped and counted.
     """
 
-    def __init__(self, ifindex: int, name: str, where: str = "tap") -> None:
+    def __init__(
+        self, ifindex: int, name: str, where: str = "tap", impairing: Impairing | None = None
+    ) -> None:
         self.ifindex = ifindex
         self.name = name
+        self.impairing = impairing or Impairing()
         self.counters: Counter[str] = Counter()
         self._trace = random.SystemRandom().getrandbits(48)
         self._fd = _open(name, where)
@@ -53,29 +59,46 @@ class TapPort:
                 messages.append(Frame(self._trace, self.ifindex, 0, frame))
         except BlockingIOError:
             pass  # that was all
+        if self.impairing.lines:
+            return list(self.impairing.apply(self.name, IN, IN, messages))
         return messages
 
     def send(self, messages: Sequence[Message]) -> None:
         """Write frames; what the kernel does not take is counted as `drop_tap_<errno name>`."""
-        write = os.write
-        for message in messages:
-            try:
-                write(self._fd, message.frame)
-            except OSError as error:
-                self.counters[f"drop_tap_{errno.errorcode.get(error.errno, 'error').lower()}"] += 1
+        if self.impairing.lines:
+            messages = self.impairing.apply(self.name, OUT, OUT, messages)
+        self._write(messages)
+
+    def answer(self, barrier: Barrier) -> None:
+        """Nothing: the kernel asks for no barriers."""
+
+    def peers(self) -> dict[str, tuple[str, ...]]:
+        """The kernel, by the interface's name; both directions can be impaired here."""
+        return {self.name: (OUT, IN)}
 
     def deadline(self) -> int | None:
-        """None: a TAP has no timers."""
-        return None
+        """When a frame that was held back goes on."""
+        return self.impairing.deadline()
 
-    def expire(self, now: int) -> None:
-        """Nothing to do."""
+    def expire(self, now: int) -> list[Message]:
+        """Let the frames go on whose time has come; returns those that come in."""
+        due = self.impairing.take_due()
+        self._write([message for where, message in due if where == OUT])
+        return [message for where, message in due if where == IN]
 
     def close(self) -> None:
         """Let go of the interface; one that was made by the opening goes away."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _write(self, messages: Sequence[Message]) -> None:
+        write = os.write
+        for message in messages:
+            try:
+                write(self._fd, message.frame)
+            except OSError as error:
+                self.counters[f"drop_tap_{errno.errorcode.get(error.errno, 'error').lower()}"] += 1
 
 
 def create(
@@ -84,9 +107,12 @@ def create(
     context: Context,
     directory: Path | str,
     peers: Sequence[str],
+    clock: Clock,
 ) -> TapPort:
     """The TAP that the interface names. Raises ConfigError with a remedy."""
-    return TapPort(interface.ifindex, interface.tap, f"hosts.{host.name}.{interface.name}.tap")
+    where = f"hosts.{host.name}.{interface.name}.tap"
+    impairing = Impairing(host.name, clock, impair_path(directory, host.name, interface.name))
+    return TapPort(interface.ifindex, interface.tap, where, impairing)
 
 
 def _open(name: str, where: str) -> int:

@@ -16,11 +16,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from plywire.config import MS, SECOND, HostConfig, InterfaceConfig
+from plywire.config import EVERYWHERE, MS, SECOND, HostConfig, InterfaceConfig
 from plywire.errors import ConfigError
-from plywire.messages import Frame, Join, Leave, Members, Message
-from plywire.runtime.config import IPC_PATH_MAX, wire_endpoint
+from plywire.messages import Barrier, BarrierDone, Frame, Join, Leave, Members, Message
+from plywire.runtime.clock import Clock
+from plywire.runtime.config import IPC_PATH_MAX, impair_path, wire_endpoint
 from plywire.runtime.pipe import PACKETS_PER_BATCH, Context, Inbox, Outlet, Socket
+from services.link.devices.impairing import OUT, Impairing
 
 NAME_MAX = 64
 ENDPOINT_MAX = 255
@@ -46,6 +48,11 @@ class Station:
         self.owed: dict[type, Message] = {}  # Join or Members still to be said, by class
         self.due: int | None = None  # when to say it
         self.retry = RETRY_FIRST
+
+    @property
+    def host(self) -> str:
+        """Whose interface it is, by the first part of its name."""
+        return self.name.partition(".")[0]
 
     def owe(self, message: Message) -> None:
         """Say this as soon as the station can be reached."""
@@ -75,12 +82,14 @@ class WirePort:
         listen: str,
         endpoint: str,
         peers: Sequence[str],
+        impairing: Impairing | None = None,
     ) -> None:
         self.ifindex = ifindex
         self.name = name
         self.endpoint = endpoint
         self.counters: Counter[str] = Counter()
         self.stations: dict[str, Station] = {}
+        self.impairing = impairing or Impairing()
         self._context = context
         self._asked = 0  # Joins that want an answer; each has its number as trace id
         self._inbox = Inbox(context, listen, self.counters)
@@ -102,6 +111,8 @@ class WirePort:
             if kind is Frame:
                 trace, _, sent_at, frame = message
                 frames.append(Frame(trace, ifindex, sent_at, frame))
+            elif kind is Barrier:
+                frames.append(message._replace(ifindex=ifindex))
             elif kind is Join:
                 self._on_join(message)
             elif kind is Members:
@@ -117,19 +128,42 @@ class WirePort:
         for start in range(0, len(messages), PACKETS_PER_BATCH):
             batch = messages[start : start + PACKETS_PER_BATCH]
             for station in self.stations.values():
-                if station.name and not station.outlet.send(batch):
-                    self.counters["drop_wire_station_away_or_full"] += len(batch)
+                if station.name:
+                    self._put(station, self._impaired(station, batch))
+
+    def answer(self, barrier: Barrier) -> None:
+        """Tell the station that asked that its barrier has been through."""
+        station = self._named(barrier.station)
+        done = [BarrierDone(barrier.trace, self.name, barrier.token)]
+        if station is None or not station.outlet.send(done):
+            self.counters["drop_wire_station_away_or_full"] += 1
+
+    def peers(self) -> dict[str, tuple[str, ...]]:
+        """The hosts of the other stations; what goes to them can be impaired here."""
+        return {station.host: (OUT,) for station in self.stations.values() if station.name}
 
     def deadline(self) -> int | None:
-        """When something is to be said (again); None once every station has answered."""
+        """When something is to be said (again), or a frame that was held back goes out; None once
+        every station has answered."""
         times = [station.due for station in self.stations.values() if station.due is not None]
+        held = self.impairing.deadline()
+        if held is not None:
+            times.append(held)
         return min(times) if times else None
 
-    def expire(self, now: int) -> None:
-        """Say what is owed to the stations whose time has come."""
+    def expire(self, now: int) -> list[Message]:
+        """Say what is owed to the stations whose time has come. Nothing comes in late."""
         for station in self.stations.values():
             if station.due is not None and station.due <= now:
                 self._tell(station, now)
+        late: dict[object, list[Message]] = {}
+        for endpoint, message in self.impairing.take_due():
+            late.setdefault(endpoint, []).append(message)
+        for endpoint, messages in late.items():
+            station = self.stations.get(endpoint)  # None: it has left meanwhile
+            for start in range(0, len(messages) if station else 0, PACKETS_PER_BATCH):
+                self._put(station, messages[start : start + PACKETS_PER_BATCH])
+        return []
 
     def close(self) -> None:
         """Say goodbye and let go of the endpoint."""
@@ -139,6 +173,17 @@ class WirePort:
             station.outlet.close(LEAVE_LINGER_MS)
         self.stations.clear()
         self._inbox.close()
+
+    def _impaired(self, station: Station, batch: Sequence[Message]) -> Sequence[Message]:
+        """What of a batch goes to a station now."""
+        impairing = self.impairing
+        if not impairing.lines:
+            return batch
+        return impairing.apply(station.host, OUT, station.endpoint, batch)
+
+    def _put(self, station: Station, batch: Sequence[Message]) -> None:
+        if batch and not station.outlet.send(batch):
+            self.counters["drop_wire_station_away_or_full"] += len(batch)
 
     # --- the mesh ---
 
@@ -275,6 +320,7 @@ def create(
     context: Context,
     directory: Path | str,
     peers: Sequence[str],
+    clock: Clock,
 ) -> WirePort:
     """The interface's place on its wire. Raises ConfigError for an endpoint that cannot be."""
     where = f"hosts.{host.name}.{interface.name}"
@@ -287,14 +333,15 @@ def create(
         if not _reachable(value):
             raise ConfigError(f"{where}.{key}", f"{value!r} is not ipc://PATH or tcp://HOST:PORT")
     try:
-        return WirePort(context, interface.ifindex, name, listen, endpoint, peers)
+        impairing = Impairing(host.name, clock, impair_path(directory, host.name, interface.name))
+        return WirePort(context, interface.ifindex, name, listen, endpoint, peers, impairing)
     except ConfigError as error:
         raise ConfigError(f"{where}.listen", str(error)) from None
 
 
 def _advertised(listen: str) -> str:
     """The endpoint to tell others: that of all addresses is given this machine's name instead."""
-    for everywhere in ("tcp://*:", "tcp://0.0.0.0:"):
+    for everywhere in EVERYWHERE:
         if listen.startswith(everywhere):
             return f"tcp://{socket.gethostname()}:{listen.removeprefix(everywhere)}"
     return listen
