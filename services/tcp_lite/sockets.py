@@ -100,6 +100,7 @@ class Block:
             "receive_buffer": 0 if gone else self.rcv_limit - self.rcv_acked,
             "srtt_us": self.srtt // 1000,
             "rttvar_us": self.rttvar // 1000,
+            "rto_us": (self.base << self.backoff) // 1000,
             "released": int(self.released),
         }
 
