@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -117,12 +118,17 @@ class Setup:
         return subprocess.Popen(["ip", "netns", "exec", self.namespace, *command], **options)
 
 
-@pytest.fixture(scope="session")
-def setup(tmp_path_factory):
+@contextmanager
+def joined(name: str, implementations: str = ""):
+    """A Setup: a lab whose one host is on a TAP with a kernel namespace of its own.
+
+    name: of the namespace and, with this process's number, of the TAP; four letters at most.
+    implementations: lines of the lab file's table of that name, as `tcp = "module:factory"`.
+    """
     require()
-    namespace = f"plywire-{os.getpid()}"
-    tap = f"ply{os.getpid()}"
-    config = parse(tomllib.loads(LAB.format(tap=tap)), "live test")
+    namespace, tap = f"plywire-{name}-{os.getpid()}", f"{name}{os.getpid()}"
+    text = LAB.format(tap=tap) + f"[hosts.ply.implementations]\n{implementations}\n"
+    config = parse(tomllib.loads(text), "live test")
     run("ip", "netns", "add", namespace)
     try:
         with Lab(config) as lab:
@@ -141,6 +147,12 @@ def setup(tmp_path_factory):
                 peer.end()
     finally:
         run("ip", "netns", "del", namespace)
+
+
+@pytest.fixture(scope="session")
+def setup():
+    with joined("ply") as setup:
+        yield setup
 
 
 @pytest.fixture(autouse=True)
