@@ -12,13 +12,17 @@ from typing import BinaryIO
 LINKTYPE_ETHERNET = 1
 LINKTYPE_RAW = 101
 """IP packets with nothing in front of them."""
+LINKTYPE_WIRESHARK_UPPER_PDU = 252
+"""What is above IP, behind tags that say what it is and whose: see `upper_pdu`."""
 
-_SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
+_SECTION, _INTERFACE, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 5, 6
 _BYTE_ORDER = 0x1A2B3C4D
 _OPTION_COMMENT = 1
 _SHB_HARDWARE, _SHB_OS, _SHB_APPLICATION = 2, 3, 4
 _IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL = 2, 3, 9
 _EPB_FLAGS = 2
+_ISB_RECEIVED, _ISB_DROPPED, _ISB_ACCEPTED, _ISB_DELIVERED = 4, 5, 6, 8
+_PDU_END, _PDU_DISSECTOR, _PDU_IPV4_SRC, _PDU_IPV4_DST = 0, 12, 20, 21
 _DIRECTIONS = {"": 0, "in": 1, "out": 2}
 _MAX_OPTION = 0xFFFF
 
@@ -69,9 +73,48 @@ class Writer:
             )
         self._block(_PACKET, head + bytes(data) + b"\0" * (-length & 3) + options)
 
+    def statistics(
+        self,
+        interface: int,
+        time_ns: int,
+        *,
+        received: int,
+        accepted: int,
+        delivered: int,
+        dropped: int,
+        comment: str = "",
+    ) -> None:
+        """Say how many packets an interface has had: received, accepted by the filter, delivered to
+        this file, and dropped for want of room. Raises ValueError for an unknown interface."""
+        if not 0 <= interface < len(self._linktypes):
+            raise ValueError(f"no interface {interface}")
+        head = struct.pack("<III", interface, time_ns >> 32 & 0xFFFFFFFF, time_ns & 0xFFFFFFFF)
+        counts = (
+            (_ISB_RECEIVED, received), (_ISB_DROPPED, dropped), (_ISB_ACCEPTED, accepted),
+            (_ISB_DELIVERED, delivered),
+        )  # fmt: skip
+        options = _options(
+            *((code, struct.pack("<Q", count)) for code, count in counts),
+            before=_texts((_OPTION_COMMENT, comment)),
+        )
+        self._block(_STATISTICS, head + options)
+
     def _block(self, kind: int, body: bytes) -> None:
         length = struct.pack("<I", len(body) + 12)
         self._file.write(struct.pack("<I", kind) + length + body + length)
+
+
+def upper_pdu(dissector: str, src: bytes, dst: bytes) -> bytes:
+    """The tags in front of a packet of LINKTYPE_WIRESHARK_UPPER_PDU: the name of Wireshark's
+    dissector for it, and the IPv4 addresses (4 bytes each) that its checksum covers."""
+    name = dissector.encode()
+    tags = (
+        (_PDU_DISSECTOR, name + b"\0" * (-len(name) & 3)),
+        (_PDU_IPV4_SRC, src),
+        (_PDU_IPV4_DST, dst),
+        (_PDU_END, b""),
+    )
+    return b"".join(struct.pack("!HH", code, len(value)) + value for code, value in tags)
 
 
 def _texts(*options: tuple[int, str]) -> bytes:

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from operator import attrgetter
 
+from plywire.roles import LINK, WIRE, boundary
 from plywire.runtime.watch import Watch
-from plywire.trace import Event
+from plywire.trace import IN, OUT, Event
 
 WINDOW = 0.02
 """Seconds that an event waits, so that earlier ones of other layers can come before it."""
@@ -22,7 +23,13 @@ KEPT = 100_000
 QUEUE = 50_000
 """Events that may wait for one observer; further ones are dropped and counted."""
 
+MARKS = 100
+"""Marks that may be waited for at once; further ones are not answered."""
+MARK_LIMIT = 3.0
+"""Seconds that a mark waits for the layers."""
+
 _time = attrgetter("time")
+_AT_WIRE = boundary(LINK, WIRE)
 
 
 class Merge:
@@ -55,18 +62,35 @@ class Merge:
         return waiting[:split]
 
 
-class Observer:
-    """One listener's queue. Get it from `Hub.observe`, give it back with `Hub.leave`."""
+class Mark:
+    """Asked for by a listener: where in the order of events all have come that were traced before.
 
-    def __init__(self, hosts: Collection[str]) -> None:
+    awaited: layers that have not said so yet. ticks: of the Merge, until what it has is given out.
+    """
+
+    def __init__(self, number: int, awaited: set[str]) -> None:
+        self.number = number
+        self.awaited = awaited
+        self.ticks = 2
+
+
+class Observer:
+    """One listener's queue. Get it from `Hub.observe`, give it back with `Hub.leave`.
+
+    With boundaries it is for what crosses those alone, each message once a host.
+    """
+
+    def __init__(self, hosts: Collection[str], boundaries: Collection[str] = ()) -> None:
         self.hosts = frozenset(hosts)
+        self.boundaries = frozenset(boundaries)
         self.ready = asyncio.Event()
-        self._events: deque[Event] = deque()
+        self._events: deque[Event | int] = deque()
         self._dropped = 0
         self._news = asyncio.Event()
 
-    async def next(self) -> tuple[int, list[Event]]:
-        """Wait for news: how many events were dropped, and the events after that."""
+    async def next(self) -> tuple[int, list[Event | int]]:
+        """Wait for news: how many events were dropped, and the events after that. A number among
+        them is a mark's."""
         await self._news.wait()
         self._news.clear()
         dropped, self._dropped = self._dropped, 0
@@ -78,11 +102,23 @@ class Observer:
         for event in events:
             if self.hosts and event.host not in self.hosts:
                 continue
+            if self.boundaries and not self._crosses(event):
+                continue
             if len(self._events) < QUEUE:
                 self._events.append(event)
             else:
                 self._dropped += 1
             self._news.set()
+
+    def _crosses(self, event: Event) -> bool:
+        """Sent over a boundary that is wanted; what comes from a wire was sent by another host."""
+        return event.boundary in self.boundaries and (
+            event.what == OUT or (event.what == IN and event.boundary == _AT_WIRE)
+        )
+
+    def mark(self, number: int) -> None:
+        self._events.append(number)
+        self._news.set()
 
     def lost(self, host: str, count: int) -> None:
         if not self.hosts or host in self.hosts:
@@ -101,10 +137,11 @@ class Hub:
         self._watch: Watch | None = None
         self._merge = Merge()
         self._timer: asyncio.TimerHandle | None = None
+        self._marks: list[Mark] = []
 
-    def observe(self, hosts: Collection[str] = ()) -> Observer:
+    def observe(self, hosts: Collection[str] = (), boundaries: Collection[str] = ()) -> Observer:
         """A new observer of these hosts (none: all); its `ready` is set when all layers trace."""
-        observer = Observer(hosts)
+        observer = Observer(hosts, boundaries)
         self._observers.append(observer)
         if self._watch is None:
             self._watch = Watch(self._endpoints(), self._take)
@@ -119,6 +156,16 @@ class Hub:
         if not self._observers and self._watch is not None:
             self._watch.close()
             self._watch = None
+            self._marks.clear()
+
+    def mark(self, number: int) -> None:
+        """Give all observers this number when they have all that was traced until now, or after
+        MARK_LIMIT: a layer may have died."""
+        if self._watch is not None and len(self._marks) < MARKS:
+            mark = Mark(number, self._watch.mark())
+            self._marks.append(mark)
+            asyncio.get_running_loop().call_later(MARK_LIMIT, mark.awaited.clear)
+            self._tick_later()
 
     def find(self, wanted: Callable[[Event], bool]) -> list[Event]:
         """The kept events that are wanted, in the order of time."""
@@ -134,11 +181,16 @@ class Hub:
                 observer.lost(host, lost)
         if events:
             self._merge.push(events)
-            if self._timer is None:
-                self._tick_later()
+            self._tick_later()
+            return
+        for mark in self._marks:
+            if name in mark.awaited:
+                mark.awaited.remove(name)
+                return
 
     def _tick_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(WINDOW, self._tick)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WINDOW, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -146,5 +198,11 @@ class Hub:
         self.kept.extend(events)
         for observer in self._observers:
             observer.put(events)
-        if self._merge:
+        for mark in self._marks:
+            mark.ticks -= not mark.awaited
+        for mark in [mark for mark in self._marks if mark.ticks <= 0]:
+            self._marks.remove(mark)
+            for observer in self._observers:
+                observer.mark(mark.number)
+        if self._merge or self._marks:
             self._tick_later()

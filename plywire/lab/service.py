@@ -191,18 +191,29 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
         """Everything that crosses a boundary, from `ready` on."""
         for host in request.hosts:
             await self._check(context, host)
-        observer = self._hub.observe(request.hosts)
+        observer = self._hub.observe(request.hosts, request.boundaries)
         try:
             await observer.ready.wait()
-            yield pb.ObserveResponse(ready=True)
+            epoch = time.time_ns() - time.monotonic_ns()
+            yield pb.ObserveResponse(ready=True, epoch=epoch)
             while True:
                 dropped, events = await observer.next()
                 if dropped:
                     yield pb.ObserveResponse(dropped=dropped)
                 for event in events:
-                    yield to_proto(event)
+                    if isinstance(event, int):
+                        yield pb.ObserveResponse(mark=event)
+                    else:
+                        yield to_proto(event)
         finally:
             self._hub.leave(observer)
+
+    async def Mark(self, request, context) -> pb.MarkResponse:  # noqa: N802
+        """Let observers know when they have all that was traced until now."""
+        if not request.mark:
+            await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "a mark is not 0")
+        self._hub.mark(request.mark)
+        return pb.MarkResponse()
 
     async def ReadTrace(self, request, context) -> AsyncIterator[pb.ObserveResponse]:  # noqa: N802
         """Events that were seen by an observer lately."""
@@ -245,12 +256,11 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
 
     async def Shutdown(self, request, context) -> pb.ShutdownResponse:  # noqa: N802
         """End the lab once this is answered."""
-        asyncio.get_running_loop().call_soon(self._stopping.set)
         if reason := self._lab.endless:
             await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, reason)
+        asyncio.get_running_loop().call_soon(self._stopping.set)
         return pb.ShutdownResponse()
 
-    async def _check(self, context, host: str, layer: str = "", *, everything: bool = True) -> None:
     def _control(self, host: str, layer: str) -> str:
         return places.control_endpoint(self._lab.place(host), host, layer)
 
@@ -261,6 +271,7 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
             for role in LAYERS
         }
 
+    async def _check(self, context, host: str, layer: str = "", *, everything: bool = True) -> None:
         """Refuse a host or layer that the lab does not have; "" stands for all of them."""
         hosts = self._lab.config.hosts
         if host not in hosts and not (everything and not host):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n plywire/control/v1/control.proto\x12\x12plywire.control.v1\"\x12\n\x10GetStatusRequest\"w\n\x11GetStatusResponse\x12\x0b\n\x03lab\x18\x01 \x01(\t\x12\x0f\n\x07run_dir\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0e\n\x06uptime\x18\x04 \x01(\x01\x12\'\n\x05hosts\x18\x05 \x03(\x0b\x32\x18.plywire.control.v1.Host\"_\n\x04Host\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0b\n\x03\x61pi\x18\x03 \x01(\t\x12)\n\x06layers\x18\x04 \x03(\x0b\x32\x19.plywire.control.v1.Layer\"k\n\x05Layer\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x16\n\x0eimplementation\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0e\n\x06uptime\x18\x04 \x01(\x01\x12\r\n\x05state\x18\x05 \x01(\t\x12\x10\n\x08restarts\x18\x06 \x01(\r\"=\n\x0f\x44\x65scribeRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\r\n\x05topic\x18\x03 \x01(\t\" \n\x10\x44\x65scribeResponse\x12\x0c\n\x04json\x18\x01 \x01(\t\"[\n\nAskRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\x0c\n\x04verb\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\x12\x0f\n\x07timeout\x18\x05 \x01(\x01\"\x1b\n\x0b\x41skResponse\x12\x0c\n\x04json\x18\x01 \x01(\t\"\x1f\n\x0eObserveRequest\x12\r\n\x05hosts\x18\x01 \x03(\t\"i\n\x0fObserveResponse\x12*\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.plywire.control.v1.EventH\x00\x12\x0f\n\x05ready\x18\x02 \x01(\x08H\x00\x12\x11\n\x07\x64ropped\x18\x03 \x01(\x04H\x00\x42\x06\n\x04item\"\xc4\x03\n\x05\x45vent\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\x0c\n\x04time\x18\x03 \x01(\x04\x12\r\n\x05trace\x18\x04 \x01(\x04\x12\x0c\n\x04what\x18\x05 \x01(\t\x12\x10\n\x08\x62oundary\x18\x06 \x01(\t\x12\x11\n\tdirection\x18\x07 \x01(\t\x12\x0f\n\x07subject\x18\x08 \x01(\t\x12\x35\n\x06\x66ields\x18\t \x03(\x0b\x32%.plywire.control.v1.Event.FieldsEntry\x12\x0e\n\x06packet\x18\n \x01(\x0c\x12\x35\n\x06\x62\x65\x66ore\x18\x0b \x03(\x0b\x32%.plywire.control.v1.Event.BeforeEntry\x12\x33\n\x05\x61\x66ter\x18\x0c \x03(\x0b\x32$.plywire.control.v1.Event.AfterEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0b\x42\x65\x66oreEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a,\n\nAfterEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x0fReadLogsRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\r\n\x05lines\x18\x03 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"4\n\x07LogLine\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"!\n\x10ReadTraceRequest\x12\r\n\x05trace\x18\x01 \x01(\x04\"\x11\n\x0fShutdownRequest\"\x12\n\x10ShutdownResponse2\xdc\x04\n\nLabService\x12X\n\tGetStatus\x12$.plywire.control.v1.GetStatusRequest\x1a%.plywire.control.v1.GetStatusResponse\x12U\n\x08\x44\x65scribe\x12#.plywire.control.v1.DescribeRequest\x1a$.plywire.control.v1.DescribeResponse\x12\x46\n\x03\x41sk\x12\x1e.plywire.control.v1.AskRequest\x1a\x1f.plywire.control.v1.AskResponse\x12T\n\x07Observe\x12\".plywire.control.v1.ObserveRequest\x1a#.plywire.control.v1.ObserveResponse0\x01\x12N\n\x08ReadLogs\x12#.plywire.control.v1.ReadLogsRequest\x1a\x1b.plywire.control.v1.LogLine0\x01\x12X\n\tReadTrace\x12$.plywire.control.v1.ReadTraceRequest\x1a#.plywire.control.v1.ObserveResponse0\x01\x12U\n\x08Shutdown\x12#.plywire.control.v1.ShutdownRequest\x1a$.plywire.control.v1.ShutdownResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n plywire/control/v1/control.proto\x12\x12plywire.control.v1\"\x12\n\x10GetStatusRequest\"w\n\x11GetStatusResponse\x12\x0b\n\x03lab\x18\x01 \x01(\t\x12\x0f\n\x07run_dir\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0e\n\x06uptime\x18\x04 \x01(\x01\x12\'\n\x05hosts\x18\x05 \x03(\x0b\x32\x18.plywire.control.v1.Host\"_\n\x04Host\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0b\n\x03\x61pi\x18\x03 \x01(\t\x12)\n\x06layers\x18\x04 \x03(\x0b\x32\x19.plywire.control.v1.Layer\"k\n\x05Layer\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x16\n\x0eimplementation\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0e\n\x06uptime\x18\x04 \x01(\x01\x12\r\n\x05state\x18\x05 \x01(\t\x12\x10\n\x08restarts\x18\x06 \x01(\r\"=\n\x0f\x44\x65scribeRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\r\n\x05topic\x18\x03 \x01(\t\" \n\x10\x44\x65scribeResponse\x12\x0c\n\x04json\x18\x01 \x01(\t\"[\n\nAskRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\x0c\n\x04verb\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\x12\x0f\n\x07timeout\x18\x05 \x01(\x01\"\x1b\n\x0b\x41skResponse\x12\x0c\n\x04json\x18\x01 \x01(\t\"3\n\x0eObserveRequest\x12\r\n\x05hosts\x18\x01 \x03(\t\x12\x12\n\nboundaries\x18\x02 \x03(\t\"\x88\x01\n\x0fObserveResponse\x12*\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.plywire.control.v1.EventH\x00\x12\x0f\n\x05ready\x18\x02 \x01(\x08H\x00\x12\x11\n\x07\x64ropped\x18\x03 \x01(\x04H\x00\x12\x0e\n\x04mark\x18\x05 \x01(\x04H\x00\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x42\x06\n\x04item\"\x1b\n\x0bMarkRequest\x12\x0c\n\x04mark\x18\x01 \x01(\x04\"\x0e\n\x0cMarkResponse\"\xc4\x03\n\x05\x45vent\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\x0c\n\x04time\x18\x03 \x01(\x04\x12\r\n\x05trace\x18\x04 \x01(\x04\x12\x0c\n\x04what\x18\x05 \x01(\t\x12\x10\n\x08\x62oundary\x18\x06 \x01(\t\x12\x11\n\tdirection\x18\x07 \x01(\t\x12\x0f\n\x07subject\x18\x08 \x01(\t\x12\x35\n\x06\x66ields\x18\t \x03(\x0b\x32%.plywire.control.v1.Event.FieldsEntry\x12\x0e\n\x06packet\x18\n \x01(\x0c\x12\x35\n\x06\x62\x65\x66ore\x18\x0b \x03(\x0b\x32%.plywire.control.v1.Event.BeforeEntry\x12\x33\n\x05\x61\x66ter\x18\x0c \x03(\x0b\x32$.plywire.control.v1.Event.AfterEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0b\x42\x65\x66oreEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a,\n\nAfterEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x0fReadLogsRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\r\n\x05lines\x18\x03 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"4\n\x07LogLine\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"!\n\x10ReadTraceRequest\x12\r\n\x05trace\x18\x01 \x01(\x04\"\x11\n\x0fShutdownRequest\"\x12\n\x10ShutdownResponse2\xa7\x05\n\nLabService\x12X\n\tGetStatus\x12$.plywire.control.v1.GetStatusRequest\x1a%.plywire.control.v1.GetStatusResponse\x12U\n\x08\x44\x65scribe\x12#.plywire.control.v1.DescribeRequest\x1a$.plywire.control.v1.DescribeResponse\x12\x46\n\x03\x41sk\x12\x1e.plywire.control.v1.AskRequest\x1a\x1f.plywire.control.v1.AskResponse\x12T\n\x07Observe\x12\".plywire.control.v1.ObserveRequest\x1a#.plywire.control.v1.ObserveResponse0\x01\x12I\n\x04Mark\x12\x1f.plywire.control.v1.MarkRequest\x1a .plywire.control.v1.MarkResponse\x12N\n\x08ReadLogs\x12#.plywire.control.v1.ReadLogsRequest\x1a\x1b.plywire.control.v1.LogLine0\x01\x12X\n\tReadTrace\x12$.plywire.control.v1.ReadTraceRequest\x1a#.plywire.control.v1.ObserveResponse0\x01\x12U\n\x08Shutdown\x12#.plywire.control.v1.ShutdownRequest\x1a$.plywire.control.v1.ShutdownResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,27 +54,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASKRESPONSE']._serialized_start=593
   _globals['_ASKRESPONSE']._serialized_end=620
   _globals['_OBSERVEREQUEST']._serialized_start=622
-  _globals['_OBSERVEREQUEST']._serialized_end=653
-  _globals['_OBSERVERESPONSE']._serialized_start=655
-  _globals['_OBSERVERESPONSE']._serialized_end=760
-  _globals['_EVENT']._serialized_start=763
-  _globals['_EVENT']._serialized_end=1215
-  _globals['_EVENT_FIELDSENTRY']._serialized_start=1077
-  _globals['_EVENT_FIELDSENTRY']._serialized_end=1122
-  _globals['_EVENT_BEFOREENTRY']._serialized_start=1124
-  _globals['_EVENT_BEFOREENTRY']._serialized_end=1169
-  _globals['_EVENT_AFTERENTRY']._serialized_start=1171
-  _globals['_EVENT_AFTERENTRY']._serialized_end=1215
-  _globals['_READLOGSREQUEST']._serialized_start=1217
-  _globals['_READLOGSREQUEST']._serialized_end=1294
-  _globals['_LOGLINE']._serialized_start=1296
-  _globals['_LOGLINE']._serialized_end=1348
-  _globals['_READTRACEREQUEST']._serialized_start=1350
-  _globals['_READTRACEREQUEST']._serialized_end=1383
-  _globals['_SHUTDOWNREQUEST']._serialized_start=1385
-  _globals['_SHUTDOWNREQUEST']._serialized_end=1402
-  _globals['_SHUTDOWNRESPONSE']._serialized_start=1404
-  _globals['_SHUTDOWNRESPONSE']._serialized_end=1422
-  _globals['_LABSERVICE']._serialized_start=1425
-  _globals['_LABSERVICE']._serialized_end=2029
+  _globals['_OBSERVEREQUEST']._serialized_end=673
+  _globals['_OBSERVERESPONSE']._serialized_start=676
+  _globals['_OBSERVERESPONSE']._serialized_end=812
+  _globals['_MARKREQUEST']._serialized_start=814
+  _globals['_MARKREQUEST']._serialized_end=841
+  _globals['_MARKRESPONSE']._serialized_start=843
+  _globals['_MARKRESPONSE']._serialized_end=857
+  _globals['_EVENT']._serialized_start=860
+  _globals['_EVENT']._serialized_end=1312
+  _globals['_EVENT_FIELDSENTRY']._serialized_start=1174
+  _globals['_EVENT_FIELDSENTRY']._serialized_end=1219
+  _globals['_EVENT_BEFOREENTRY']._serialized_start=1221
+  _globals['_EVENT_BEFOREENTRY']._serialized_end=1266
+  _globals['_EVENT_AFTERENTRY']._serialized_start=1268
+  _globals['_EVENT_AFTERENTRY']._serialized_end=1312
+  _globals['_READLOGSREQUEST']._serialized_start=1314
+  _globals['_READLOGSREQUEST']._serialized_end=1391
+  _globals['_LOGLINE']._serialized_start=1393
+  _globals['_LOGLINE']._serialized_end=1445
+  _globals['_READTRACEREQUEST']._serialized_start=1447
+  _globals['_READTRACEREQUEST']._serialized_end=1480
+  _globals['_SHUTDOWNREQUEST']._serialized_start=1482
+  _globals['_SHUTDOWNREQUEST']._serialized_end=1499
+  _globals['_SHUTDOWNRESPONSE']._serialized_start=1501
+  _globals['_SHUTDOWNRESPONSE']._serialized_end=1519
+  _globals['_LABSERVICE']._serialized_start=1522
+  _globals['_LABSERVICE']._serialized_end=2201
 # @@protoc_insertion_point(module_scope)

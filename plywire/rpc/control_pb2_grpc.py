@@ -54,6 +54,11 @@ class LabServiceStub:
                 request_serializer=plywire_dot_control_dot_v1_dot_control__pb2.ObserveRequest.SerializeToString,
                 response_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.ObserveResponse.FromString,
                 _registered_method=True)
+        self.Mark = channel.unary_unary(
+                '/plywire.control.v1.LabService/Mark',
+                request_serializer=plywire_dot_control_dot_v1_dot_control__pb2.MarkRequest.SerializeToString,
+                response_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.MarkResponse.FromString,
+                _registered_method=True)
         self.ReadLogs = channel.unary_stream(
                 '/plywire.control.v1.LabService/ReadLogs',
                 request_serializer=plywire_dot_control_dot_v1_dot_control__pb2.ReadLogsRequest.SerializeToString,
@@ -102,6 +107,13 @@ class LabServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Mark(self, request, context):
+        """Returns at once; each observer then gets `mark` when it has got all that was traced before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadLogs(self, request, context):
         """The last lines that the layers logged; with follow, also those to come.
         """
@@ -144,6 +156,11 @@ def add_LabServiceServicer_to_server(servicer, server):
                     servicer.Observe,
                     request_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.ObserveRequest.FromString,
                     response_serializer=plywire_dot_control_dot_v1_dot_control__pb2.ObserveResponse.SerializeToString,
+            ),
+            'Mark': grpc.unary_unary_rpc_method_handler(
+                    servicer.Mark,
+                    request_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.MarkRequest.FromString,
+                    response_serializer=plywire_dot_control_dot_v1_dot_control__pb2.MarkResponse.SerializeToString,
             ),
             'ReadLogs': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadLogs,
@@ -269,6 +286,33 @@ class LabService:
             '/plywire.control.v1.LabService/Observe',
             plywire_dot_control_dot_v1_dot_control__pb2.ObserveRequest.SerializeToString,
             plywire_dot_control_dot_v1_dot_control__pb2.ObserveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Mark(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/plywire.control.v1.LabService/Mark',
+            plywire_dot_control_dot_v1_dot_control__pb2.MarkRequest.SerializeToString,
+            plywire_dot_control_dot_v1_dot_control__pb2.MarkResponse.FromString,
             options,
             channel_credentials,
             insecure,

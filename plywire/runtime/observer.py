@@ -21,7 +21,8 @@ class Publisher:
     """Trace events for whoever subscribes, and for nobody else.
 
     A message is `dump_state([lost, [event, ...]])`: how many events were lost before it, and
-    events as arrays. One without events answers each subscription: from then on all is seen.
+    events as arrays. One without events answers each subscription: from then on all is seen, and
+    all that was traced before has been sent.
     """
 
     def __init__(self, context: zmq.Context, endpoint: str) -> None:
@@ -47,6 +48,7 @@ class Publisher:
                 self._subscribers += 1
                 tracer.sink = self._events.append
                 tracer.enabled = True
+                self.flush()
                 self._publish([])
             elif word[:1] == b"\x00" and self._subscribers:
                 self._subscribers -= 1

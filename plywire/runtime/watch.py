@@ -33,6 +33,7 @@ class Watch:
         self.confirmed: set[str] = set()
         self._take = take
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._marks = 0
         self._context = zmq.Context()
         self._sockets: dict[str, zmq.Socket] = {}
         for name, endpoint in endpoints.items():
@@ -57,6 +58,16 @@ class Watch:
         for name, socket in self._sockets.items():
             loop.add_reader(socket.get(zmq.FD), self._drain, name)
             loop.call_soon(self._drain, name)
+
+    def mark(self) -> set[str]:
+        """Have each confirmed layer publish a message without events, behind all that it has traced
+        until it hears of this. The names of these layers."""
+        self._marks += 1
+        prefix = b"mark %d" % self._marks  # no message begins so; that somebody asks is enough
+        for name in self.confirmed:
+            self._sockets[name].subscribe(prefix)
+            self._sockets[name].unsubscribe(prefix)
+        return set(self.confirmed)
 
     def close(self) -> None:
         """End the subscriptions."""
