@@ -28,9 +28,11 @@ from plywire.registry import implementation
 from plywire.roles import LAYERS, Role, neighbours
 from plywire.runtime import config as places
 from plywire.runtime.logs import tail
+from plywire.runtime.observer import ask
 
 START_LIMIT = 30.0
 """Seconds that a layer may take to be ready."""
+_MEETING_LIMIT = 0.5
 WAKE_AFTER = 0.5
 """Seconds between SIGTERM and the end of a layer's standard input."""
 STOP_LIMIT = 3.0
@@ -114,6 +116,7 @@ class Lab:
             if late or reason:
                 limit = f"{', '.join(late)} not ready within {START_LIMIT:g} s"
                 raise LabError(reason or f"{limit}; see {self.directory}/logs")
+            self._let_them_meet()
         except BaseException:
             self.stop()
             raise
@@ -312,6 +315,22 @@ class Lab:
                 self._turn(left)
         for child in children:
             child.close()
+
+    def _let_them_meet(self) -> None:
+        """Wait until neighbours, and the stations of each wire, know one another: the first
+        packet is not lost then. A station outside this lab is not waited for long."""
+        strangers = list(self._children)
+        end = time.monotonic() + _MEETING_LIMIT
+        while strangers and time.monotonic() < end:
+            strangers = [which for which in strangers if not self._has_met(*which)]
+
+    def _has_met(self, host: str, role: Role) -> bool:
+        endpoint = places.control_endpoint(self.directory, host, role)
+        try:
+            answer = ask(endpoint, "describe", "runtime", timeout=_MEETING_LIMIT)
+        except (TimeoutError, ValueError):
+            return True  # an implementation that does not tell
+        return all(row["connected"] for row in answer["traffic"].values())
 
     # --- under the lock ---
 

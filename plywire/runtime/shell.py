@@ -210,7 +210,7 @@ class Shell:
         there = self.neighbours()
         waiting = {role: pipe.waiting for role, pipe in self.pipes.items()}
         if self.ports:
-            there[WIRE] = True
+            there[WIRE] = all(getattr(port, "joined", True) for port in self.ports.values())
             waiting[WIRE] = sum(getattr(port, "waiting", 0) for port in self.ports.values())
         return {
             role: {

@@ -131,6 +131,11 @@ class WirePort:
                 if station.name:
                     self._put(station, self._impaired(station, batch))
 
+    @property
+    def joined(self) -> bool:
+        """Every station that was named at the start is known, so that a frame reaches it."""
+        return all(station.name for station in self.stations.values() if station.configured)
+
     def answer(self, barrier: Barrier) -> None:
         """Tell the station that asked that its barrier has been through."""
         station = self._named(barrier.station)
