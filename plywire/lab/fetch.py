@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import http.client
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from plywire.client import Stack
 from plywire.errors import ConfigError
 from plywire.lab.rundir import LabError
+
+_PIECE = 1 << 18
 
 
 class Response(NamedTuple):
@@ -37,15 +40,35 @@ def fetch(target: str, url: str, timeout: float, output: BinaryIO) -> Response:
         connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
         connection._create_connection = stack.create_connection
         try:
-            connection.request("GET", path, headers={"User-Agent": "plywire"})
-            response = connection.getresponse()
-            shutil.copyfileobj(response, output, 1 << 18)
-            output.flush()
-        except BrokenPipeError:
-            raise
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise LabError(f"{parts.hostname}:{port}: {reason}") from None
+            with _failing_as(f"{parts.hostname}:{port}"):
+                connection.request("GET", path, headers={"User-Agent": "plywire"})
+                response = connection.getresponse()
+            while True:
+                with _failing_as(f"{parts.hostname}:{port}"):
+                    body = response.read(_PIECE)
+                if not body:
+                    break
+                _write(output, body)
         finally:
             connection.close()
     return Response(response.status, response.reason)
+
+
+@contextmanager
+def _failing_as(where: str) -> Iterator[None]:
+    """What goes wrong in here is the other host's doing, or the way's to it."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise LabError(f"{where}: {reason}") from None
+
+
+def _write(output: BinaryIO, body: bytes) -> None:
+    try:
+        output.write(body)
+        output.flush()
+    except BrokenPipeError:  # who reads has had enough
+        raise
+    except OSError as error:
+        raise LabError(f"the body cannot be written: {error.strerror}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -72,7 +73,7 @@ def serve(server) -> None:
             peer, _ = server.accept()
         except OSError:
             return
-        with peer, peer.makefile("rb") as lines:
+        with contextlib.suppress(OSError), peer, peer.makefile("rb") as lines:
             request = lines.readline()
             while lines.readline().strip():
                 pass
@@ -238,6 +239,20 @@ def test_get(plywire, up):
     done = plywire("get", "http://h2.lab/index")
     assert (done.returncode, done.stdout.encode(), done.stderr) == (0, BODY, "")
     assert plywire("get", "--host", "h2", "http://10.0.0.2:80/").returncode == 0
+
+
+def test_get_into_a_full_disk_and_into_head(plywire, up, base):
+    environment = os.environ | {"PLYWIRE_RUN_DIR": str(base)}
+
+    def shell(command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["sh", "-c", command], capture_output=True, text=True, env=environment, timeout=60
+        )
+
+    full = shell(f"{PLYWIRE} get http://h2.lab/index > /dev/full")
+    refused(full, 1, "the body cannot be written: No space left on device")
+    head = shell(f"{PLYWIRE} get http://h2.lab/index | head -n 1")
+    assert (head.stdout, head.stderr) == ("a page\n", "")
 
 
 def test_get_of_a_page_that_is_not_there(plywire, up):
