@@ -131,17 +131,19 @@ def headers(event: Event) -> list[tuple[str, dict[str, int | str]]]:
     return found
 
 
+def is_bare_packet(frame: bytes) -> bool:
+    """What is on the wire is an IPv4 packet without Ethernet: one with a good checksum."""
+    if not frame or frame[0] >> 4 != 4:
+        return False
+    try:
+        ipv4.decode(frame)
+    except DecodeError:
+        return False  # a hardware address that begins with 4
+    return True
+
+
 def _frame(frame: bytes, found: list) -> None:
-    """What is on a wire: a bare packet when it is one with a good checksum, else Ethernet's."""
-    if frame and frame[0] >> 4 == 4:
-        try:
-            ipv4.decode(frame)
-        except DecodeError:
-            pass  # a hardware address that begins with 4
-        else:
-            _ipv4(frame, found)
-            return
-    _ethernet(frame, found)
+    (_ipv4 if is_bare_packet(frame) else _ethernet)(frame, found)
 
 
 def _ethernet(frame: bytes, found: list) -> None:

@@ -23,9 +23,9 @@ class Play:
 
     def __init__(self, **wire: object) -> None:
         self.world = World(seed=1, hop_delay=10_000)
+        self.world.wire("lan", delay=50_000, **wire)
         self.h1 = self.world.host("h1", "10.0.0.1/24")
         self.h2 = self.world.host("h2", "10.0.0.2/24")
-        self.world.wire("lan", delay=50_000, **wire)
         self.world.advance(3_000 * MS)  # both have announced themselves
         self.world.observe()
 
@@ -171,6 +171,13 @@ def test_nobody_listens():
     assert "h1 tcp: SYN-SENT -> CLOSED (rcv RST)" in drawn
     assert re.search(r"Connect returned descriptor=3 error=ECONNREFUSED", drawn)
     assert "h2 tcp:" not in drawn
+
+
+def test_a_wire_without_ethernet_shows_no_header_that_is_not_there():
+    drawn = unwrapped(fetch(raw=True).draw())
+    assert "Ethernet" not in drawn
+    assert drawn.count("the bare IP packet") >= 2 * 3  # down and up, for SYN, SYN+ACK and ACK
+    assert "SYN-SENT -> ESTABLISHED" in drawn
 
 
 def test_a_lossy_wire_shows_what_is_sent_again():

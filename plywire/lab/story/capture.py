@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from plywire.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW, Writer
 from plywire.roles import IP, LINK, WIRE, boundary
-from plywire.trace import Event
+from plywire.trace import Event, is_bare_packet
 
 _AT_WIRE = boundary(LINK, WIRE)
 _AT_IP = boundary(IP, LINK)
@@ -24,12 +24,13 @@ class Capture:
         self._writer = Writer(file)
         self._offset = offset
         self._packets = packets
-        self._interfaces: dict[str, int] = {}
+        self._interfaces: dict[tuple[str, int], int] = {}
 
     def take(self, event: Event) -> None:
         """Write the frame (or packet) that this event is about, if it is about one."""
         if event.boundary == _AT_WIRE:
-            interface = self._interface("lan", LINKTYPE_ETHERNET, "the wire, each frame once")
+            linktype = LINKTYPE_RAW if is_bare_packet(event.packet) else LINKTYPE_ETHERNET
+            interface = self._interface("lan", linktype, "the wire, each frame once")
             self.frames += 1
         elif event.boundary == _AT_IP and self._packets and event.subject == "Datagram":
             interface = self._interface(f"{event.host} ip/link", LINKTYPE_RAW, "between layers")
@@ -43,6 +44,7 @@ class Capture:
         )  # fmt: skip
 
     def _interface(self, name: str, linktype: int, description: str) -> int:
-        if name not in self._interfaces:
-            self._interfaces[name] = self._writer.interface(name, linktype, description)
-        return self._interfaces[name]
+        key = (name, linktype)
+        if key not in self._interfaces:
+            self._interfaces[key] = self._writer.interface(name, linktype, description)
+        return self._interfaces[key]

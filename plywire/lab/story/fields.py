@@ -6,7 +6,7 @@ from plywire.errors import DecodeError
 from plywire.lab.story.items import Fields
 from plywire.messages import Data, Datagram, Segment
 from plywire.roles import APP, IP, LINK, TCP, WIRE, boundary
-from plywire.trace import Event, headers
+from plywire.trace import Event, headers, is_bare_packet
 from plywire.wire import ipv4, tcp
 
 NAMES = {"ethernet": "Ethernet", "ipv4": "IPv4", "tcp": "TCP", "udp": "UDP", "icmp": "ICMP",
@@ -163,9 +163,10 @@ def segment_of(event: Event) -> bytes:
     if event.boundary == boundary(TCP, IP):
         return packet if number(event.fields, "protocol") == ipv4.PROTOCOL_TCP else b""
     if event.boundary == boundary(LINK, WIRE):
-        if packet[12:14] != b"\x08\x00":
-            return b""
-        packet = packet[14:]
+        if not is_bare_packet(packet):
+            if packet[12:14] != b"\x08\x00":
+                return b""
+            packet = packet[14:]
     elif event.boundary != boundary(IP, LINK):
         return b""
     try:

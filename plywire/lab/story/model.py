@@ -201,6 +201,8 @@ class Story:
         start, end = self._lanes(event)
         if way == WHOLE:
             sign, protocol = changed(event)
+            if protocol == "ethernet" and protocol not in headers:
+                return [Hop(event.time, event.trace, start, end, "", "the bare IP packet", {}, "")]
             fields = shown(protocol, headers.get(protocol, {}), sign)
             if protocol == "tcp":
                 fields |= _data(headers)
