@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from plywire.config import host
 from plywire.envelope import decode, encode
 from plywire.messages import (
     Accepted,
@@ -30,7 +29,7 @@ from plywire.roles import APP, IP
 from plywire.seq import add
 from plywire.wire import tcp as wire
 
-from .harness import ACK, ANY, FIN, LOCAL, REMOTE, RST, SECOND, SYN, Pair, Peer, Raw, paths_of
+from .harness import ACK, ANY, FIN, LOCAL, REMOTE, RST, SECOND, SYN, Peer, Raw, paths_of
 
 LOOPBACK = bytes((127, 0, 0, 1))
 
@@ -498,12 +497,3 @@ def test_trace_ids_follow_their_cause() -> None:
     assert peer.only().message.trace == 9  # Data's
     peer.advance(1 * SECOND)
     assert peer.take()[0].message.trace == 9  # the timer's, kept with the connection
-
-
-def test_multihomed_host_uses_the_route() -> None:
-    pair = Pair()
-    assert host("x", "10.0.0.1/24").interfaces[0].address == pair.a.address
-    pair.open()
-    pair.run(lambda: bool(pair.a.limit and pair.b.limit))
-    assert pair.a.layer.counters["tcp_active_opens"] == 1
-    assert pair.b.layer.counters["tcp_passive_opens"] == 1
