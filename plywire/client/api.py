@@ -22,6 +22,10 @@ PATIENCE = 30.0
 
 _PAUSES = (0.05, 0.1, 0.2, 0.4)  # before each retry, in seconds
 
+_LOST_PAUSE = 0.1
+"""Seconds before a socket that is lost says so again, when it may block: http.server, for one,
+passes over errors of accept and asks again at once, for ever."""
+
 _CHANNEL = (
     ("grpc.use_local_subchannel_pool", 1),  # a connection of our own, not one shared by target
     ("grpc.enable_http_proxy", 0),  # http_proxy is about the web, not about this
@@ -76,6 +80,9 @@ class Api:
         attempt = 0
         while True:
             if session is not None and session.ended:
+                if session.told and wait != 0:
+                    self._pause(_LOST_PAUSE)
+                session.told = True
                 raise ApiDown(f"the API at {self.target} went away, and this socket with it")
             try:
                 return method(request, timeout=deadline)
@@ -108,6 +115,7 @@ class Session:
         self.name = name
         self.host = host
         self.ended = False
+        self.told = False
         self._stream = stream
         if not stream.add_callback(self._end):
             self._end()

@@ -164,6 +164,21 @@ def test_sockets_of_an_ended_session_are_not_asked_for_again(api, stack):
     assert api.requests["Send"] == []
 
 
+def test_a_program_that_asks_a_lost_socket_again_and_again_does_not_spin(api, stack):
+    # socketserver does: it passes over errors of accept.
+    sock = stack.socket()
+    session = stack.session()
+    api.end_sessions()
+    until(lambda: session.ended)
+    used = time.process_time()
+    began = time.monotonic()
+    for _ in range(4):
+        with pytest.raises(ApiDown):
+            sock.accept()
+    assert time.monotonic() - began >= 3 * 0.1
+    assert time.process_time() - used < 0.2
+
+
 def test_api_that_came_back_gets_a_new_session(api, stack):
     old = stack.socket()
     session = stack.session()
