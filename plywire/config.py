@@ -162,6 +162,7 @@ class LabConfig:
     name: str
     hosts: Mapping[str, HostConfig]
     names: Mapping[str, bytes]
+    metrics: str = ""  # HOST:PORT at which Prometheus finds the metrics; "": nowhere
 
 
 DEFAULT_IMPLEMENTATIONS: dict[Role, str] = {role: f"services.{role}:create" for role in LAYERS}
@@ -218,6 +219,12 @@ def parse(data: Mapping[str, Any], where: str = "lab.toml") -> LabConfig:
     name = lab.text("name", "default")
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 32:
         raise lab.error("name", "letters, digits, - and _ only, 32 at most")
+    metrics = lab.text("metrics", "")
+    if metrics:
+        try:
+            address(metrics)
+        except ValueError as error:
+            raise lab.error("metrics", str(error)) from None
     lab.done()
     hosts = {}
     wires = set()
@@ -265,7 +272,18 @@ def parse(data: Mapping[str, Any], where: str = "lab.toml") -> LabConfig:
         names[name_key] = name_table.address(key)
     top.done()
     hosts = {key: replace(item, names=names) for key, item in hosts.items()}
-    return LabConfig(name, hosts, names)
+    return LabConfig(name, hosts, names, metrics)
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of `127.0.0.1:9464`, `[::1]:9464` or `:9464` (all addresses, host "").
+
+    Raises ValueError, in words.
+    """
+    name, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ValueError(f"{text!r} is not HOST:PORT, as in 127.0.0.1:9464")
+    return name.strip("[]"), int(port)
 
 
 def host_names(hosts: Mapping[str, HostConfig]) -> dict[str, bytes]:

@@ -54,6 +54,10 @@ ELSEWHERE: dict[str, str] = {
     "capture": "plywire.lab.capture.command:capture",
     "clock": "plywire.lab.clock:clock",
     "impair": "plywire.lab.impair:impair",
+    **{
+        name: f"plywire.lab.tools:{name}"
+        for name in ("status", "ss", "ping", "arp", "route", "counters", "doctor", "metrics")
+    },
 }
 """Commands that have a module of their own, imported when they are used: name -> module:command."""
 
@@ -124,9 +128,16 @@ def _with(options: Sequence[Callable]) -> Callable:
     metavar="NAME",
     help="Start this host of the lab alone (may be repeated).",
 )
+@click.option("--metrics", metavar="ADDRESS", help="Serve metrics here (127.0.0.1:9464).")
 @click.option("--foreground", is_flag=True, help="Stay, and end the lab on Ctrl-C.")
 @click.pass_obj
-def up(lab: str | None, file: Path | None, hosts: tuple[str, ...], foreground: bool) -> None:
+def up(
+    lab: str | None,
+    file: Path | None,
+    hosts: tuple[str, ...],
+    metrics: str | None,
+    foreground: bool,
+) -> None:
     """Start a lab and return when it is ready."""
     from plywire.lab import daemon, views
 
@@ -143,9 +154,9 @@ def up(lab: str | None, file: Path | None, hosts: tuple[str, ...], foreground: b
         sys.stdout.flush()
 
     if foreground:
-        daemon.run(file, lab, ready, hosts)
+        daemon.run(file, lab, ready, hosts, metrics)
     else:
-        ready(*daemon.start(file, lab, hosts))
+        ready(*daemon.start(file, lab, hosts, metrics))
 
 
 @cli.command()
@@ -155,20 +166,6 @@ def down(lab: str | None) -> None:
     with _client(lab) as client:
         pid = client.shutdown()
     click.echo(f"lab {lab or 'default'} is down (was pid {pid})")
-
-
-@cli.command()
-@click.pass_obj
-def status(lab: str | None) -> int:
-    """Show what runs. Exit code 1 when a layer is not up."""
-    from plywire.lab import views
-
-    with _client(lab) as client:
-        answer = client.status()
-    for line in views.status_lines(answer):
-        click.echo(line)
-    healthy = all(layer.state == "up" for host in answer.hosts for layer in host.layers)
-    return 0 if healthy else FAILED
 
 
 @cli.command()
@@ -232,54 +229,6 @@ def get(lab: str | None, url: str, host: str | None, timeout: float) -> int:
     if response.status >= 400:
         return _complain(f"{url}: HTTP {response.status} {response.reason}", FAILED)
     return 0
-
-
-@cli.command()
-@click.option("--host", help="Of this host only.")
-@click.option("-l", "--listening", is_flag=True, help="Listening sockets only.")
-@click.option("-a", "--all", "everything", is_flag=True, help="All sockets.")
-@click.pass_obj
-def ss(lab: str | None, host: str | None, listening: bool, everything: bool) -> None:
-    """List TCP sockets as `ss -tn` does."""
-    from plywire.lab import views
-    from plywire.lab.sockets import sockets
-
-    with _client(lab) as client:
-        names = [host] if host else [item.name for item in client.status().hosts]
-        rows = [row for name in names for row in sockets(client, name)]
-    for line in views.ss_lines(rows, listening, everything, with_host=host is None):
-        click.echo(line)
-
-
-@cli.command()
-@click.argument("host")
-@click.argument("destination", metavar="DEST")
-@click.option("-c", "--count", type=click.IntRange(1), help="Stop after so many (default: Ctrl-C).")
-@click.option(
-    "-i",
-    "--interval",
-    type=click.FloatRange(0.0),
-    default=1.0,
-    show_default=True,
-    help="Seconds between two.",
-)
-@click.option(
-    "-s",
-    "--size",
-    type=click.IntRange(0, 65_507),
-    default=56,
-    show_default=True,
-    help="Bytes of data.",
-)
-@click.option("-W", "--timeout", type=click.FloatRange(0.001, 3600), default=10.0,
-              show_default=True, help="Seconds to wait for a reply.")  # fmt: skip
-@click.pass_obj
-def ping(lab: str | None, host: str, destination: str, **how: Any) -> int:
-    """Ping DEST from HOST (ping h1 h2). Exit code 1 when no reply came."""
-    from plywire.lab.ping import run_ping
-
-    with _client(lab) as client:
-        return run_ping(client, host, destination, click.echo, **how)
 
 
 @cli.command()

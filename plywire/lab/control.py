@@ -7,7 +7,7 @@ import json
 import os
 import select
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -76,6 +76,36 @@ class LabClient:
         )
         with _refusals():
             return json.loads(self.stub.Ask(request, timeout=timeout + _ANSWER_LIMIT).json)
+
+    def describe_many(self, questions: Iterable[tuple[str, str, str]]) -> list[object | LabError]:
+        """The answers to (host, layer, topic), asked all at once; a refusal stands in its place."""
+        asked = [
+            self.stub.Describe.future(
+                pb.DescribeRequest(host=host, layer=layer, topic=topic), timeout=_ANSWER_LIMIT
+            )
+            for host, layer, topic in questions
+        ]
+        return [_outcome(call) for call in asked]
+
+    def ask_later(
+        self,
+        then: Callable[[object | LabError], None],
+        host: str,
+        layer: str,
+        verb: str,
+        *arguments: object,
+        timeout: float,
+    ) -> Callable[[], object]:
+        """Like `ask`, without waiting: then(answer) or then(LabError) is called in another thread.
+
+        Returns a function that calls it off: `then` is told so, too.
+        """
+        request = pb.AskRequest(
+            host=host, layer=layer, verb=verb, arguments=json.dumps(arguments), timeout=timeout
+        )
+        call = self.stub.Ask.future(request, timeout=timeout + _ANSWER_LIMIT)
+        call.add_done_callback(lambda call: then(_outcome(call)))
+        return call.cancel
 
     def logs(
         self, host: str = "", layer: str = "", lines: int = 0, follow: bool = False
@@ -169,6 +199,17 @@ def _numbers(fields: Mapping[str, str]) -> dict[str, int | str]:
         key: int(value) if value.removeprefix("-").isdecimal() else value
         for key, value in fields.items()
     }
+
+
+def _outcome(call: grpc.Future) -> object | LabError:
+    """What a call for JSON came to, waited for."""
+    try:
+        with _refusals():
+            return json.loads(call.result().json)
+    except grpc.FutureCancelledError:
+        return LabError("called off")
+    except LabError as error:
+        return error
 
 
 @contextlib.contextmanager

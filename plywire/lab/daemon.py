@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from plywire.config import LabConfig, part
+from plywire.config import LabConfig, address, part
 from plywire.errors import ConfigError
 from plywire.lab.rundir import LabError, LabIsUp
 from plywire.lab.supervisor import START_LIMIT, Lab
@@ -24,19 +24,23 @@ from plywire.runtime import config as places
 from plywire.runtime import logs
 
 
-def start(file: Path | None, name: str | None, hosts: Sequence[str] = ()) -> tuple[LabConfig, Path]:
+def start(
+    file: Path | None, name: str | None, hosts: Sequence[str] = (), metrics: str | None = None
+) -> tuple[LabConfig, Path]:
     """Start a lab in a process of its own and return when it is ready.
 
-    file: the lab file (None: the default lab); name: the lab's name when not the file's; hosts:
-    those to start, all when there are none. Raises ConfigError for a bad file, LabIsUp, or LabError
-    with the reason why it cannot start.
+    file: the lab file (None: the default lab); name, metrics: the lab's name, and the address of
+    its metrics, when not the file's; hosts: those to start, all when there are none. Raises
+    ConfigError for a bad file or address, LabIsUp, or LabError with the reason why it cannot start.
     """
-    config, directory = resolve(file, name, hosts)
+    config, directory = resolve(file, name, hosts, metrics)
     command = [sys.executable, "-P", "-m", "plywire.lab.daemon", "--name", config.name]
     if file is not None:
         command += ["--file", str(Path(file).absolute())]
     for host in hosts:
         command += ["--host", host]
+    if metrics is not None:
+        command += ["--metrics", metrics]
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -64,12 +68,13 @@ def run(
     name: str | None,
     ready: Callable[[LabConfig, Path], None],
     hosts: Sequence[str] = (),
+    metrics: str | None = None,
 ) -> None:
     """Run a lab in this process until SIGTERM, SIGINT or a client's Shutdown ends it.
 
     `ready(config, directory)` is called when everything is up. Raises as `start` does.
     """
-    config, directory = resolve(file, name, hosts)
+    config, directory = resolve(file, name, hosts, metrics)
     signal.signal(signal.SIGTERM, _interrupt)
     fatal = functools.partial(signal.raise_signal, signal.SIGTERM)
     with Lab(config, directory, on_failure=fatal) as lab:
@@ -77,14 +82,21 @@ def run(
 
 
 def resolve(
-    file: Path | None, name: str | None, hosts: Sequence[str] = ()
+    file: Path | None, name: str | None, hosts: Sequence[str] = (), metrics: str | None = None
 ) -> tuple[LabConfig, Path]:
-    """The lab that a file describes, under `name` if given, and its run directory."""
+    """The lab that a file describes, with this name and these metrics if given, and its run
+    directory. Raises ConfigError."""
     config = places.load_lab(file)
     if hosts:
         config = part(config, hosts)
     if name:
         config = replace(config, name=name)
+    if metrics is not None:
+        try:
+            address(metrics)
+        except ValueError as error:
+            raise ConfigError("--metrics", str(error)) from None
+        config = replace(config, metrics=metrics)
     return config, places.run_dir(config.name)
 
 
@@ -94,6 +106,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path)
     parser.add_argument("--name")
     parser.add_argument("--host", action="append", default=[])
+    parser.add_argument("--metrics")
     arguments = parser.parse_args()
 
     def ready(_config: LabConfig, directory: Path) -> None:
@@ -108,7 +121,7 @@ def main() -> None:
         os.close(null)
 
     try:
-        run(arguments.file, arguments.name, ready, arguments.host)
+        run(arguments.file, arguments.name, ready, arguments.host, arguments.metrics)
     except LabIsUp as error:
         _say({"error": str(error), "pid": error.pid})
         sys.exit(1)

@@ -23,6 +23,8 @@ from plywire.config import (
 def dump_lab(lab: LabConfig) -> str:
     """TOML text that `plywire.config.parse` turns into an equal lab."""
     lines = ["[lab]", f"name = {_value(lab.name)}"]
+    if lab.metrics:
+        lines.append(f"metrics = {_value(lab.metrics)}")
     wires = {
         interface.wire
         for host in lab.hosts.values()

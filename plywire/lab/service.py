@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, NoReturn, Self
 import grpc
 
 from plywire.lab.observation import Hub
+from plywire.lab.readings import Reading, combine, questions
 from plywire.lab.rundir import LabError
 from plywire.lab.supervisor import Lab
-from plywire.roles import LAYERS
+from plywire.roles import LAYERS, Role
 from plywire.rpc import control_pb2 as pb
 from plywire.rpc import control_pb2_grpc
 from plywire.runtime import config as places
@@ -40,7 +41,8 @@ async def serve(
     """Serve a lab that is up at `listen` until `stopping` is set.
 
     listen: `control.sock` in its run directory unless given. `ready()` is called when the service
-    can be reached. Raises LabError when the address cannot be listened on.
+    can be reached. With an address for metrics in the lab's configuration these are served, too.
+    Raises LabError when one of the two addresses cannot be listened on.
     """
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=256)
     servicer = LabServicer(lab, stopping)
@@ -50,11 +52,20 @@ async def serve(
         server.add_insecure_port(address)
     except RuntimeError as error:
         raise LabError(f"the control service cannot listen at {address}: {error}") from None
-    await server.start()
-    ready()
-    await stopping.wait()
-    await server.stop(0.2)
-    servicer.close()
+    scraped = None
+    try:
+        if lab.config.metrics:
+            from plywire.lab import metrics  # its library takes long to import
+
+            scraped = await metrics.start(lab.config.metrics, servicer.read)
+        await server.start()
+        ready()
+        await stopping.wait()
+    finally:
+        if scraped is not None:
+            scraped.close()
+        await server.stop(0.2)
+        servicer.close()
 
 
 class Service:
@@ -109,6 +120,15 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
         self._questions = Questions()
         self._hub = Hub(self._traces)
 
+    async def read(self, connections: bool) -> list[Reading]:
+        """What all layers say now, with their connections if wanted."""
+        status = await self.GetStatus(None, None)
+        asked = questions(status, connections)
+        answers = await asyncio.gather(
+            *(self._describe(*question) for question in asked), return_exceptions=True
+        )
+        return combine(status, dict(zip(asked, answers, strict=True)))
+
     def close(self) -> None:
         """When no more RPCs come."""
         self._questions.close()
@@ -144,9 +164,8 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
         """Ask a layer."""
         await self._check(context, request.host, request.layer, everything=False)
         name = f"{request.host}.{request.layer}"
-        where = self._control(request.host, request.layer)
         try:
-            answer = await self._questions.ask(where, "describe", request.topic, timeout=_ASK_LIMIT)
+            answer = await self._describe(request.host, request.layer, request.topic)
         except TimeoutError:
             state = self._lab.layer(request.host, request.layer).state
             await _refuse(
@@ -263,6 +282,11 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
 
     def _control(self, host: str, layer: str) -> str:
         return places.control_endpoint(self._lab.place(host), host, layer)
+
+    async def _describe(self, host: str, layer: Role, topic: str) -> object:
+        """A layer's answer. Raises TimeoutError, ValueError."""
+        where = self._control(host, layer)
+        return await self._questions.ask(where, "describe", topic, timeout=_ASK_LIMIT)
 
     def _traces(self) -> dict[str, str]:
         return {

@@ -6,7 +6,7 @@ import grpc
 
 from plywire.lab.control import LabClient
 from plywire.lab.rundir import LabError
-from plywire.lab.views import SocketRow
+from plywire.lab.ss import SocketRow
 from plywire.rpc import socket_pb2, socket_pb2_grpc
 
 _LIMIT = 5.0
@@ -25,22 +25,21 @@ def sockets(client: LabClient, host: str) -> list[SocketRow]:
         for item in client.describe(host, "tcp", "listeners")
     }
     rows = []
+    connections = {
+        (item["local"], item["peer"]): item for item in client.describe(host, "tcp", "connections")
+    }
     for item in held:
-        local = _place(item.local)
-        send_q = item.send_queue
+        local, peer = _place(item.local), _place(item.remote)
+        info = connections.pop((local, peer), {})
+        # All that app takes it hands to tcp, which tells it with delay what the peer has of that.
+        send_q = info.get("send_q", item.send_queue)
         if item.state == "LISTEN":
             send_q = backlogs.get(local, 0)
+        rows.append(SocketRow(host, item.state, item.receive_queue, send_q, local, peer, info))
+    for (local, peer), item in connections.items():
         rows.append(
-            SocketRow(host, item.state, item.receive_queue, send_q, local, _place(item.remote))
+            SocketRow(host, item["state"], item["recv_q"], item["send_q"], local, peer, item)
         )
-    known = {(row.local, row.peer) for row in rows}
-    for item in client.describe(host, "tcp", "connections"):
-        if (item["local"], item["peer"]) not in known:
-            rows.append(
-                SocketRow(
-                    host, item["state"], item["recv_q"], item["send_q"], item["local"], item["peer"]
-                )
-            )
     return rows
 
 

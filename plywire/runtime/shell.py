@@ -206,7 +206,7 @@ class Shell:
 
     def traffic(self) -> dict[Role, dict[str, int]]:
         """For each neighbour, and the wire of a layer with devices: `connected` (0 or 1), messages
-        `received`, `sent`, and `waiting` until it can take them."""
+        `received`, `sent`, and `waiting` until it can take them (a device may hold some back)."""
         there = self.neighbours()
         waiting = {role: pipe.waiting for role, pipe in self.pipes.items()}
         if self.ports:

@@ -47,6 +47,7 @@ _NOT_ERRORS = frozenset(
         "icmp_ignored_type",
         "icmp_echo_to_all",
         "icmp_quote_not_ours",
+        "icmp_duplicate_reply",
         "icmp_unexpected_reply",
     }
 )
@@ -154,11 +155,13 @@ class IpLayer:
         self._routes.replace(routes.build(self._host, self._links))
 
     def describe(self, topic: str, now: int) -> object:
-        """`routes`, `interfaces`, `fragments` or `counters`. Raises KeyError for another."""
+        """`routes`, `interfaces`, `fragments`, `echoes`, `counters`. KeyError for others."""
         if topic == "counters":
             return dict(sorted(self.counters.items()))
         if topic == "fragments":
             return self._reassembly.describe(now)
+        if topic == "echoes":
+            return self._echoes.describe()
         if topic == "routes":
             return routes.describe(self._routes, self._links)
         if topic == "interfaces":
@@ -166,20 +169,36 @@ class IpLayer:
         raise KeyError(topic)
 
     def ask(self, verb: str, arguments: list, now: int) -> Call:
-        """`ping`, with an address as text, the bytes to send, and the milliseconds to wait.
+        """`ping` or `route`; the first argument of both is an address as text.
 
-        Raises KeyError for another verb, ValueError for arguments that cannot be.
+        `ping`, with the bytes to send, the milliseconds to wait and, if wanted, identifier and
+        sequence number: Echoes.request has the answer. `route`: {"dev", "via", "src"} on the way
+        there, or ENETUNREACH. Raises KeyError for another verb, ValueError for arguments that
+        cannot be.
         """
-        if verb != "ping":
+        if verb not in ("ping", "route"):
             raise KeyError(verb)
-        text, size, timeout = arguments
+        text, *rest = arguments
         dst = bytes(map(int, str(text).split(".")))
-        if len(dst) != 4 or not 0 <= int(size) <= MAX_SIZE or not 0 < int(timeout) <= 3_600_000:
-            raise ValueError(f"ping {text} with {size} bytes for {timeout} ms cannot be")
+        if len(dst) != 4:
+            raise ValueError(f"{text} is no address")
         route = self._routes.lookup(dst)
+        if verb == "route":
+            if route is None:
+                return Call().fail(SocketError("ENETUNREACH", f"no route to {text}", IP))
+            return Call().resolve(routes.describe_way(route, self._links))
+        size, timeout, *named = map(int, rest)
+        key = None
+        if named:
+            identifier, sequence = named
+            if not (0 <= identifier < 1 << 16 and 0 <= sequence < 1 << 16):
+                raise ValueError(f"identifier {identifier} or sequence number {sequence}")
+            key = identifier << 16 | sequence
+        if not (0 <= size <= MAX_SIZE and 0 < timeout <= 3_600_000):
+            raise ValueError(f"ping {text} with {size} bytes for {timeout} ms cannot be")
         if route is None:
             return Call().fail(SocketError("ENETUNREACH", f"no route to {text}", IP))
-        message, call = self._echoes.request(dst, int(size), int(timeout) * MS, now)
+        message, call = self._echoes.request(dst, size, timeout * MS, now, key)
         if route.ifindex == 0:  # to itself: nothing leaves the host
             self._echoes.reply(EchoReply(message.rest, message.body), dst, self._host.ip.ttl, now)
         else:
@@ -291,7 +310,7 @@ class IpLayer:
                 )  # fmt: skip
                 self._out.outputs.append(Output(role, error))
             elif found.protocol == ipv4.PROTOCOL_ICMP:
-                self._echoes.failed(found.type, found.code, found.dst, found.payload)
+                self._echoes.failed(found, header.src)
         elif isinstance(found, EchoReply):
             self._echoes.reply(found, header.src, header.ttl, now)
         else:  # RFC 1122 3.2.2.6: from the address that was asked
@@ -341,7 +360,11 @@ class IpLayer:
             )  # fmt: skip
             self._out.outputs.append(Output(role, error))
         elif header.protocol == ipv4.PROTOCOL_ICMP and not header.offset:
-            self._echoes.failed(icmp.UNREACHABLE, icmp.HOST_UNREACHABLE, header.dst, payload)
+            quote = Quote(
+                icmp.UNREACHABLE, icmp.HOST_UNREACHABLE, 0, header.protocol, header.src, header.dst,
+                payload,
+            )  # fmt: skip
+            self._echoes.failed(quote, header.src)
 
     # --- neighbours -------------------------------------------------------------------------------
 

@@ -128,6 +128,15 @@ def describe(table: RouteTable, links: Mapping[int, Link]) -> list[dict[str, str
     ]
 
 
+def describe_way(route: Route, links: Mapping[int, Link]) -> dict[str, str]:
+    """The way of a packet, as `ip route get` has it."""
+    return {
+        "dev": links[route.ifindex].name if route.ifindex else "lo",
+        "via": _text(route.via) if route.via else "",
+        "src": _text(route.src),
+    }
+
+
 def describe_interfaces(host: HostConfig, links: Mapping[int, Link]) -> list[dict[str, str | int]]:
     """Rows as `ip address` has them."""
     return [

@@ -228,11 +228,12 @@ def test_status(plywire, up, base):
     head, columns, *rows = done.stdout.splitlines()
     assert done.returncode == 0
     assert head.startswith("lab default, up ")
-    assert columns.split() == ["LAYER", "IMPLEMENTATION", "PID", "UPTIME", "STATE", "RESTARTS"]
+    assert columns.split() == ["LAYER", "IMPLEMENTATION", "PID", "UPTIME", "PACKETS/S", "QUEUE",
+                               "DROPS", "CPU", "RESTARTS", "HEALTH"]  # fmt: skip
     assert [row.split()[0] for row in rows] == [
         f"{host}.{role}" for host in ("h1", "h2") for role in ("app", "tcp", "ip", "link")
     ]
-    assert all(row.split()[-2:] == ["up", "0"] for row in rows)
+    assert all(row.split()[-2:] == ["0", "ok"] for row in rows)
 
 
 def test_get(plywire, up):
@@ -280,18 +281,10 @@ def test_ping(plywire, up):
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert lines[0] == "PING h2 (10.0.0.2) 56(84) bytes of data."
-    assert re.fullmatch(
-        r"64 bytes from 10\.0\.0\.2: icmp_seq=1 ttl=64 time=\d+\.\d{3} ms", lines[1]
-    )
+    assert re.fullmatch(r"64 bytes from 10\.0\.0\.2: icmp_seq=1 ttl=64 time=[\d.]+ ms", lines[1])
     assert lines[4] == "--- h2 ping statistics ---"
     assert lines[5].startswith("2 packets transmitted, 2 received, 0% packet loss, time ")
     assert lines[6].startswith("rtt min/avg/max/mdev = ")
-
-
-def test_ping_where_no_route_goes(plywire, up):
-    done = plywire("ping", "h1", "192.0.2.1", "-c", "1")
-    assert done.returncode == 1
-    assert "From h1 icmp_seq=1 ENETUNREACH: no route to 192.0.2.1" in done.stdout
 
 
 def test_ss(plywire, up, base):

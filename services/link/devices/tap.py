@@ -45,6 +45,11 @@ class TapPort:
         self._trace = random.SystemRandom().getrandbits(48)
         self._fd = _open(name, where)
 
+    @property
+    def waiting(self) -> int:
+        """Frames that an impairment holds back."""
+        return self.impairing.held
+
     def pollable(self) -> int:
         """The file descriptor."""
         return self._fd

@@ -98,6 +98,11 @@ class WirePort:
             if station is not None:
                 self._ask(station)
 
+    @property
+    def waiting(self) -> int:
+        """Frames that an impairment holds back."""
+        return self.impairing.held
+
     def pollable(self) -> Socket:
         """The inbox."""
         return self._inbox.socket
