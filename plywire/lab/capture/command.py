@@ -135,10 +135,12 @@ def _attend(session: Session, wakeups: Wakeups, to_stdout: bool) -> None:
     poll.register(wakeups.fd, select.POLLIN)
     if to_stdout:
         poll.register(StandardOutput.fd, 0)  # tells nothing but that its reader has gone
-    stopped, patience, progress = 0.0, None, -1
+    stopped, patience = 0.0, None
+    still, progress = 0, -1
     while not session.over:
         found = poll.poll(patience)
-        if not found and progress == session.progress:
+        still = still + 1 if not found and progress == session.progress else 0
+        if still > STALLED:
             raise LabError("who reads the capture does not take its end: it is cut off")
         for fd, _ in found:
             if fd == StandardOutput.fd:
@@ -149,7 +151,7 @@ def _attend(session: Session, wakeups: Wakeups, to_stdout: bool) -> None:
                     raise KeyboardInterrupt
                 if not stopped:
                     session.stop()
-                    stopped, patience = time.monotonic(), (STALLED + 1) * 1000
+                    stopped, patience = time.monotonic(), 1000
         progress = session.progress
     session.join()
 
