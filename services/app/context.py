@@ -28,6 +28,9 @@ MAX_WAITING = 65_536
 MAX_BLOCKED_BYTES = 256 << 20
 """Data that blocked sends may hold, all together."""
 
+_FOR_EVER = 3_155_760_000
+"""Seconds: a hundred years."""
+
 
 class Waiter:
     """A call that waits. `line` is the list that it stands in, `size` the data that it holds."""
@@ -204,9 +207,12 @@ class Context:
 
 
 def nanoseconds(timeout: float | None) -> int | None:
-    """A timeout in seconds as the program gave it; None is for ever. Raises EINVAL."""
-    if timeout is None or timeout == math.inf:
+    """A timeout in seconds as the program gave it; None, and a hundred years, are for ever.
+    Raises EINVAL."""
+    if timeout is None:
         return None
     if not timeout >= 0:
         raise SocketError("EINVAL", f"a timeout of {timeout} s")
+    if timeout > _FOR_EVER:
+        return None
     return math.ceil(timeout * SECOND)

@@ -1,5 +1,6 @@
 """bind, listen, connect, accept and close, as Linux does them."""
 
+import pytest
 from app_harness import H1, H2, PEER, Program, error, failure
 
 from plywire.config import AppConfig, host
@@ -237,6 +238,15 @@ def test_connect_with_a_bad_timeout_is_einval_and_connects_nothing():
         fd = app.create_socket().result()
         assert error(app.connect(fd, PEER, timeout=timeout)) == "EINVAL"
     assert app.heard() == []
+
+
+@pytest.mark.parametrize("timeout", [3.2e9, 1e300, float("inf")])
+def test_a_timeout_beyond_all_clocks_is_for_ever(timeout):
+    app = Program()
+    fd = app.create_socket().result()
+    call = app.connect(fd, PEER, timeout=timeout)
+    assert not call.done
+    assert app.layer.deadline() is None
 
 
 def test_connect_before_tcp_is_there_waits_for_it():
