@@ -516,6 +516,49 @@ def test_the_lab_ends_while_it_is_captured(plywire, tmp_path):
     assert len(statistics(path)) == 1
 
 
+MIXED = """
+[wires.lan]
+[wires.tunnel]
+[hosts.h1]
+interfaces = [{ address = "10.0.0.1/24" }]
+routes = [{ to = "10.9.0.0/24", via = "10.0.0.9" }]
+[hosts.r]
+interfaces = [
+  { address = "10.0.0.9/24" },
+  { address = "10.9.0.9/24", device = "raw", wire = "tunnel" },
+]
+[hosts.far]
+interfaces = [{ address = "10.9.0.2/24", device = "raw", wire = "tunnel" }]
+routes = [{ to = "0.0.0.0/0", via = "10.9.0.9" }]
+"""
+
+
+@needs_tshark
+def test_a_router_with_an_ethernet_and_a_raw_wire(plywire, tmp_path):
+    file, path = tmp_path / "mixed.toml", tmp_path / "mixed.pcapng"
+    file.write_text(MIXED)
+    plywire.do("--lab", "mixed", "up", "-f", str(file))
+    try:
+        mixed = Commands(plywire.base)
+        mixed.environment["PLYWIRE_LAB"] = "mixed"
+        running = Running(mixed, "r,far", "-o", str(path), "icmp")
+        assert running.first == (
+            "listening on r link/wire eth0 (Ethernet), r link/wire eth1 (IP packets),"
+            " far link/wire (IP packets)\n"
+        )
+        with LabClient(mixed.directory("mixed")) as client:
+            client.ask("h1", "ip", "ping", "10.9.0.2", 56, 10_000)
+        assert summary(running.end()[2]) == (6, 0)
+        found = Counter(map(tuple, rows(path, "frame.interface_name", "frame.protocols")))
+        assert found == {
+            ("r link/wire eth0", "eth:ethertype:ip:icmp:data"): 2,
+            ("r link/wire eth1", "raw:ip:icmp:data"): 2,
+            ("far link/wire", "raw:ip:icmp:data"): 2,
+        }
+    finally:
+        plywire.do("--lab", "mixed", "down")
+
+
 def test_captures_leave_nothing_behind(capture, client):
     """When the last one has gone, layers no longer trace."""
     running = capture("h1")
