@@ -78,6 +78,24 @@ class Containers:
             if not self._lives(host, role)
         ]
 
+    def strangers(self) -> list[str]:
+        """Layers that live, but have not met a neighbour or the stations of a wire yet."""
+        found = []
+        for host in self._present():
+            for role in LAYERS:
+                where = places.control_endpoint(self.place(host), host, role)
+                try:
+                    answer = ask(where, "describe", "runtime", timeout=_ASK_LIMIT)
+                except TimeoutError:
+                    found.append(f"{host}.{role} (does not answer)")
+                    continue
+                except ValueError:
+                    continue  # an implementation that does not tell
+                away = [name for name, row in answer["traffic"].items() if not row["connected"]]
+                if away:
+                    found.append(f"{host}.{role} (has not met {', '.join(away)})")
+        return found
+
     def status(self) -> list[LayerStatus]:
         """Every layer, host by host, from app down to link. Those that live are asked."""
         keys = [(name, role) for name in self._present() for role in LAYERS]

@@ -32,6 +32,7 @@ PATIENCE = 10.0
 """Seconds until it is said what is missing, and between two times."""
 _LOOK_SOON = 0.1
 _LOOK = 2.0
+_MEETING = 3.0
 _TRY_AGAIN = 3.0
 
 
@@ -68,6 +69,7 @@ class FrontDoor:
         with LabClient(target=self._target) as client:
             try:
                 self._wait(self._lab.missing)
+                self._let_them_meet()
                 for line in self._banner():
                     self._say(line)
                 self._wait(lambda: self._unserved(client))
@@ -89,6 +91,13 @@ class FrontDoor:
                     f"still missing after {now - waited_since:.0f} s: {', '.join(names)};"
                     f" see `docker compose ps -a` and `docker compose logs {_service(names[0])}`"
                 )
+            self._pause(_LOOK_SOON)
+
+    def _let_them_meet(self) -> None:
+        """Give the layers time to find one another, so that the first SYN is not lost. A station
+        that is not there, and need not be, is not waited for long."""
+        end = time.monotonic() + _MEETING
+        while self._lab.strangers() and time.monotonic() < end:
             self._pause(_LOOK_SOON)
 
     def _unserved(self, client: LabClient) -> list[str]:

@@ -28,7 +28,7 @@ from plywire.roles import LAYERS
 from plywire.runtime import config as places
 from plywire.runtime.heartbeat import EVERY, Heartbeat, age
 from plywire.runtime.lock import Held, Lock
-from tests.process.running import wait_until
+from tests.process.running import DEADLINE, wait_until
 
 LAB = """
 [wires.lan]
@@ -96,14 +96,32 @@ def view(parts: Parts) -> Containers:
     return Containers(parts.config, parts.base, ("h1", "h2"), {})
 
 
+class Lines:
+    """What the front door has said; `wait` until something is in it."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+
+    def add(self, line: str) -> None:
+        with self._changed:
+            self._lines.append(line)
+            self._changed.notify_all()
+
+    def wait(self, text: str) -> None:
+        with self._changed:
+            found = self._changed.wait_for(lambda: any(text in x for x in self._lines), DEADLINE)
+            assert found, f"{text!r} is not in {self._lines}"
+
+
 @contextmanager
-def front_door(parts: Parts, lines: list[str]):
+def front_door(parts: Parts, lines: Lines):
     """The front door at work; yields its target."""
     stopping = threading.Event()
     target = f"127.0.0.1:{free_port()}"
     with Service(view(parts), target):
         door = FrontDoor(
-            view(parts), target, ("h1", "h2", 80), parts.base / "healthy", stopping, lines.append
+            view(parts), target, ("h1", "h2", 80), parts.base / "healthy", stopping, lines.add
         )
         thread = threading.Thread(target=door.run)
         thread.start()
@@ -117,9 +135,9 @@ def front_door(parts: Parts, lines: list[str]):
 
 
 def test_the_front_door_waits_shows_a_handshake_and_watches(whole, capsys):
-    healthy, lines = whole.base / "healthy", []
+    healthy, lines = whole.base / "healthy", Lines()
     with front_door(whole, lines) as target:
-        wait_until(lambda: "8 layers are up" in "".join(lines), "the banner")
+        lines.wait("8 layers are up")
         assert not healthy.exists(), "no handshake was made yet"
         with (
             LabClient(target=target) as client,
@@ -128,27 +146,26 @@ def test_the_front_door_waits_shows_a_handshake_and_watches(whole, capsys):
         ):
             assert client.status().lab == "default"
             server.accept()[0].close()
-            wait_until(lambda: "READY" in lines, "a handshake")
+            lines.wait("READY")
             wait_until(healthy.exists, "health")
             whole.kill("h1", "ip")
-            wait_until(lambda: "missing: h1.ip" in lines, "the loss of h1.ip")
+            lines.wait("missing: h1.ip")
             states = {f"{item.name}.{layer.role}": layer.state
                       for item in client.status().hosts for layer in item.layers}  # fmt: skip
             assert states.pop("h1.ip") == "down"
             assert set(states.values()) == {"up"}
             whole.start("h1", "ip")
-            wait_until(lambda: "all layers are up again" in lines, "its return")
+            lines.wait("all layers are up again")
     assert "SYN+ACK" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_named(parts, monkeypatch):
     monkeypatch.setattr("plywire.lab.remote.PATIENCE", 0.2)
-    lines = []
+    lines = Lines()
     for role in LAYERS:
         parts.start("h2", role)
     with front_door(parts, lines):
-        named = "h1.app, h1.tcp, h1.ip, h1.link"
-        wait_until(lambda: any(f"s: {named};" in line for line in lines), "the names")
+        lines.wait("s: h1.app, h1.tcp, h1.ip, h1.link;")
 
 
 def test_a_host_that_need_not_be_there_counts_while_it_runs(parts):
