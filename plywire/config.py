@@ -41,6 +41,7 @@ class TcpConfig:
     receive_buffer: int = 1 << 20  # bytes; the credit that app gives
     initial_receive_window: int = 65_535  # at most this in the first window offered
     window_scaling: bool = True
+    timestamps: bool = True
     backlog_max: int = 4096
     max_connections: int = 65_536
     congestion: str = "newreno"

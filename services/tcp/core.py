@@ -56,6 +56,7 @@ class TcpLayer:
         """Take one message; what cannot be used is counted and dropped."""
         stack = self.stack
         stack.trace = message.trace
+        stack.now = now
         role, handler = self._handlers.get(type(message), (None, None))
         if role != source:
             if isinstance(message, Hello):
@@ -72,6 +73,7 @@ class TcpLayer:
     def expire(self, now: int) -> None:
         """Run the timers that are due."""
         stack = self.stack
+        stack.now = now
         for owner, kind in stack.timers.expire(now):
             if kind == PATHS:
                 connect = stack.waiting.pop(owner)

@@ -37,22 +37,25 @@ if TYPE_CHECKING:
 
 _CHALLENGES = 10  # RFC 5961 section 7: so many a connection in _CHALLENGE_TIME
 _CHALLENGE_TIME = 1_000_000_000
+_TS_RECENT_VALID = 24 * 86_400 * 1_000_000_000  # RFC 7323 5.5: a 1 ms clock wraps in 24.8 days
 
 
 def segment_arrives(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> None:
     """A segment for a connection that exists, in any state but CLOSED and LISTEN."""
+    theirs = parse_options(header.options)  # may raise: before anything is changed
     tcb.segs_in += 1
     tcb.last_receive = now
     tcb.keep_probes = 0
     if tcb.state == SYN_SENT:
-        _syn_sent(stack, tcb, header, data, now)
+        _syn_sent(stack, tcb, header, theirs, data, now)
     else:
         header = _simultaneous_syn(tcb, header)
         if (
-            _check_sequence(stack, tcb, header, data, now)
+            (not tcb.ts_on or _check_timestamps(stack, tcb, header, theirs, data, now))
+            and _check_sequence(stack, tcb, header, data, now)
             and (not header.flags & RST or _check_reset(stack, tcb, header, now))
             and (not header.flags & SYN or _check_syn(stack, tcb, now))
-            and _check_ack(stack, tcb, header, data, now)
+            and _check_ack(stack, tcb, header, theirs, data, now)
         ):
             if header.flags & URG:
                 _check_urgent(stack, tcb, header)
@@ -71,7 +74,9 @@ def _answer(stack: Stack, tcb: Tcb, now: int) -> None:
 # --- 3.10.7.3: SYN-SENT ---------------------------------------------------------------------------
 
 
-def _syn_sent(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> None:
+def _syn_sent(
+    stack: Stack, tcb: Tcb, header: TcpHeader, theirs: Options, data: bytes, now: int
+) -> None:
     flags = header.flags
     acceptable = False
     if flags & ACK:  # first
@@ -89,11 +94,9 @@ def _syn_sent(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) 
     if not flags & SYN:  # fifth
         stack.drop("no_syn_in_syn_sent", now)
         return
-    theirs = parse_options(header.options)  # fourth
-    scaling = stack.cfg.window_scaling
-    tcb.irs = header.seq
+    tcb.irs = header.seq  # fourth
     tcb.rcv_nxt = tcb.ack_sent = seq.add(header.seq, 1)
-    options.negotiate(tcb, theirs, scaling)
+    options.negotiate(stack.cfg, tcb, theirs, now)
     tcb.snd_wnd = tcb.max_snd_wnd = header.window
     tcb.snd_wl1, tcb.snd_wl2 = header.seq, header.ack
     if acceptable:
@@ -125,7 +128,7 @@ def passive_open(
     """3.10.7.2, third: the block of a connection that comes in takes the SYN and answers it."""
     tcb.irs = header.seq
     tcb.rcv_nxt = tcb.ack_sent = seq.add(header.seq, 1)
-    options.negotiate(tcb, theirs, stack.cfg.window_scaling)
+    options.negotiate(stack.cfg, tcb, theirs, now)
     tcb.snd_wnd = tcb.max_snd_wnd = header.window
     tcb.snd_wl1, tcb.snd_wl2 = header.seq, tcb.iss
     _keep_early_text(tcb, header, data)
@@ -148,6 +151,40 @@ def _simultaneous_syn(tcb: Tcb, header: TcpHeader) -> TcpHeader:
     ):
         return header._replace(seq=tcb.rcv_nxt, flags=header.flags & ~SYN)
     return header
+
+
+def _check_timestamps(
+    stack: Stack, tcb: Tcb, header: TcpHeader, theirs: Options, data: bytes, now: int
+) -> bool:
+    """Before all: protection against wrapped sequence numbers (RFC 7323 5.3, R1), never for RST.
+
+    Then R3, when the segment is next to be acknowledged and in the window.
+    """
+    flags = header.flags
+    stamps = theirs.timestamps
+    if flags & RST:
+        return True
+    if stamps is None:
+        stack.drop("no_timestamp", now)  # 3.2: in every segment, once agreed
+        return False
+    tsval = stamps[0]
+    if seq.lt(tsval, tcb.ts_recent):
+        if now - tcb.ts_recent_at < _TS_RECENT_VALID:
+            stack.counters["tcp_paws_rejected"] += 1
+            stack.drop("paws", now)
+            if data or flags & FIN:
+                tcb.ack_now = True
+            else:
+                challenge(stack, tcb, now)
+            return False
+    elif tsval == tcb.ts_recent:
+        return True
+    length = len(data) + (flags >> 1 & 1) + (flags & FIN)
+    if seq.le(header.seq, tcb.ack_sent) and (
+        header.seq == tcb.rcv_nxt or seq.gt(seq.add(header.seq, length), tcb.rcv_nxt)
+    ):
+        tcb.ts_recent, tcb.ts_recent_at = tsval, now
+    return True
 
 
 def _check_sequence(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> bool:
@@ -240,7 +277,9 @@ def _may_challenge(tcb: Tcb, now: int) -> bool:
     return tcb.challenges <= _CHALLENGES
 
 
-def _check_ack(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> bool:
+def _check_ack(
+    stack: Stack, tcb: Tcb, header: TcpHeader, theirs: Options, data: bytes, now: int
+) -> bool:
     """Fifth: without ACK the segment is dropped; what it acknowledges leaves the send queue."""
     if not header.flags & ACK:
         stack.drop("no_ack", now)
@@ -256,7 +295,7 @@ def _check_ack(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int)
     else:
         window = header.window << tcb.snd_scale
         if ahead > 0:
-            sender.acknowledged(stack, tcb, ack, now)
+            sender.acknowledged(stack, tcb, ack, theirs, now)
         elif ahead == 0 and (
             not data
             and tcb.snd_una != tcb.snd_nxt

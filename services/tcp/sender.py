@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from plywire.wire.tcp import Options
 from services.tcp import recovery
 from services.tcp.congestion import ALGORITHMS, initial_window
+from services.tcp.options import echoed_rtt
 from services.tcp.states import TRANSMITTING
 from services.tcp.tcb import CORK, PERSIST, RTO, Tcb
 from services.tcp.transmit import send_next
@@ -101,7 +103,7 @@ def syn_acknowledged(stack: Stack, tcb: Tcb, now: int) -> None:
     stack.disarm(tcb, RTO)
 
 
-def acknowledged(stack: Stack, tcb: Tcb, ack: int, now: int) -> None:
+def acknowledged(stack: Stack, tcb: Tcb, ack: int, theirs: Options, now: int) -> None:
     """SND.UNA < SEG.ACK =< SND.NXT: let go of what is acknowledged (3.10.7.4, fifth)."""
     flight = tcb.flight
     count = seq.sub(ack, tcb.snd_una)
@@ -113,7 +115,11 @@ def acknowledged(stack: Stack, tcb: Tcb, ack: int, now: int) -> None:
         tcb.bytes_acked += data
         stack.mark(tcb)
     rtt = tcb.rtt
-    if rtt.timed_seq is not None and seq.ge(ack, rtt.timed_seq):
+    if theirs.timestamps is not None and tcb.ts_on:
+        measured = echoed_rtt(tcb, theirs.timestamps[1], now)  # RTTM, RFC 7323 4.1
+        if measured:
+            rtt.sample(measured, -(-flight // (2 * tcb.snd_mss)))
+    elif rtt.timed_seq is not None and seq.ge(ack, rtt.timed_seq):
         rtt.timed_seq = None
         rtt.sample(now - rtt.timed_at)
     tcb.prev_una = tcb.snd_una

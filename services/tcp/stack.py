@@ -26,8 +26,9 @@ from plywire.messages import (
 from plywire.roles import APP, IP
 from plywire.timers import Timers
 from plywire.wire.ipv4 import PROTOCOL_TCP
-from plywire.wire.tcp import ACK, FIN, RST, SYN, TcpHeader, encode
+from plywire.wire.tcp import ACK, FIN, RST, SYN, TcpHeader, encode, timestamps_option
 from services.tcp.isn import InitialSequenceNumbers
+from services.tcp.options import timestamp
 from services.tcp.paths import PathTable
 from services.tcp.ports import Ports, Reservation
 from services.tcp.receiver import offer_window
@@ -66,7 +67,7 @@ class Stack:
 
     __slots__ = (
         "app_generation", "by_handle", "by_id", "cfg", "connections", "counters", "dirty", "host",
-        "isn", "listeners", "listening", "next_handle", "next_id", "out", "paths", "ports",
+        "isn", "listeners", "listening", "next_handle", "next_id", "now", "out", "paths", "ports",
         "reservations", "timers", "trace", "tracer", "waiting",
     )  # fmt: skip
 
@@ -75,6 +76,7 @@ class Stack:
         self.cfg = host.tcp
         self.tracer = tracer
         self.trace = 0  # of the input that is being worked on
+        self.now = 0  # when it came
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
         self.timers = Timers()
         self.out: list[Output] = []
@@ -191,8 +193,13 @@ class Stack:
         self, tcb: Tcb, flags: int, seq_number: int, payload: bytes = b"", options: bytes = b""
     ) -> None:
         """Hand a segment of a connection to ip. It acknowledges all there is (MUST-58)."""
-        # RFC 7323 2.2: the window of a SYN is never scaled.
-        window = min(tcb.rcv_wnd, 0xFFFF) if flags & SYN else offer_window(tcb)
+        if flags & SYN:
+            window = min(tcb.rcv_wnd, 0xFFFF)  # RFC 7323 2.2: the window of a SYN is never scaled
+        else:
+            window = offer_window(tcb)
+            if tcb.ts_on:
+                stamp = timestamp(tcb, self.now)
+                options = timestamps_option(stamp, tcb.ts_recent if flags & ACK else 0)
         header = TcpHeader(
             tcb.local_port, tcb.remote_port, seq_number, tcb.rcv_nxt if flags & ACK else 0, flags,
             window, 0, options,

@@ -7,7 +7,7 @@ from plywire.config import TcpConfig
 from services.tcp.buffers import StreamBuffer
 from services.tcp.congestion import ALGORITHMS, CongestionControl
 from services.tcp.rtt import RttEstimator
-from services.tcp.states import CLOSED
+from services.tcp.states import CLOSED, TIME_WAIT
 
 DEFAULT_MSS = 536  # RFC 9293 3.7.1 (MUST-15)
 
@@ -65,6 +65,10 @@ _FIELDS: dict[str, object] = {
     "ack_sent": 0,  # rcv_nxt in the last segment sent
     "ack_now": False,  # an acknowledgement is owed at once
     "quick_acks": 0,  # segments still acknowledged at once
+    # --- timestamps (RFC 7323)
+    "ts_on": False,  # both SYNs had the option
+    "ts_offset": 0,  # what our clock is ahead of the host's, in ticks
+    "ts_recent": 0, "ts_recent_at": 0,  # TS.Recent, and when it was taken
     # --- loss recovery
     "dup_acks": 0, "recover": 0, "in_recovery": False, "partial_acks": 0,
     "prev_una": 0,  # snd_una before it last moved
@@ -142,12 +146,18 @@ class Tcb:
 
     @property
     def receive_queue(self) -> int:
-        """Bytes in order that the program has not read."""
+        """Bytes in order that the program has not read and still can."""
+        if self.released or self.state == TIME_WAIT or self.state == CLOSED:
+            return 0
         return max(self.rcv_offset - self.rcv_acked, 0)
 
     def control(self) -> dict[str, int | str]:
-        """The block for people: numbers by the RFC's names, times in microseconds."""
+        """The block for people: numbers by the RFC's names, times in microseconds.
+
+        TIME-WAIT and CLOSED need endpoints and sequence numbers only: they have no buffers.
+        """
         rtt = self.rtt
+        buffers = self.state != TIME_WAIT and self.state != CLOSED
         return {
             "state": self.state,
             "local_address": _dotted(self.local_address),
@@ -162,17 +172,18 @@ class Tcb:
             "snd_wl2": self.snd_wl2,
             "snd_scale": self.snd_scale,
             "snd_mss": self.snd_mss,
+            "timestamps": int(self.ts_on),
             "irs": self.irs,
             "rcv_nxt": self.rcv_nxt,
             "rcv_wnd": self.rcv_wnd,
             "rcv_up": self.rcv_up,
             "rcv_scale": self.rcv_scale,
             "rcv_mss": self.rcv_mss,
-            "send_queue": self.send_queue,
+            "send_queue": self.send_queue if buffers else 0,
             "receive_queue": self.receive_queue,
             "out_of_order": sum(len(data) for _, data in self.islands),
-            "send_buffer": self.send_buffer,
-            "receive_buffer": self.rcv_buf,
+            "send_buffer": self.send_buffer if buffers else 0,
+            "receive_buffer": self.rcv_buf if buffers else 0,
             "congestion": self.cc.name,
             "cwnd": self.cc.cwnd,
             "ssthresh": self.cc.ssthresh,

@@ -19,8 +19,7 @@ _MASK = 0xFFFF_FFFF
 def send_syn(stack: Stack, tcb: Tcb, now: int) -> None:
     """SYN, or SYN,ACK once the peer's SYN is known; starts the retransmission timer if need be."""
     flags = SYN if tcb.state == SYN_SENT else SYN | ACK
-    scaling = stack.cfg.window_scaling and (flags == SYN or tcb.rcv_scale > 0)
-    stack.send(tcb, flags, tcb.iss, b"", syn_options(tcb, scaling))
+    stack.send(tcb, flags, tcb.iss, b"", syn_options(stack.cfg, tcb, flags != SYN, now))
     tcb.last_send = now
     if not stack.armed(tcb, RTO):
         stack.arm(tcb, RTO, now + tcb.rtt.rto)
