@@ -42,6 +42,9 @@ class TcpConfig:
     initial_receive_window: int = 65_535  # at most this in the first window offered
     window_scaling: bool = True
     timestamps: bool = True
+    sack: bool = True
+    rack: bool = True  # losses are found by time (RFC 8985); else by RFC 6675's count
+    frto: bool = True
     backlog_max: int = 4096
     max_connections: int = 65_536
     congestion: str = "newreno"

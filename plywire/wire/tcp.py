@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from plywire.errors import DecodeError
@@ -178,15 +179,20 @@ def build_options(options: Options) -> bytes:
     if options.window_scale is not None:
         parts.append(bytes((OPTION_NOP, OPTION_WINDOW_SCALE, 3, options.window_scale)))
     if options.sack:
-        edges = [edge for block in options.sack for edge in block]
-        parts.append(bytes((OPTION_NOP, OPTION_NOP, OPTION_SACK, 2 + 4 * len(edges))))
-        parts.append(struct.pack(f"!{len(edges)}I", *edges))
+        parts.append(sack_option(options.sack))
     return b"".join(parts)
 
 
 def timestamps_option(tsval: int, tsecr: int) -> bytes:
     """The option alone, laid out as RFC 7323 appendix A recommends: 12 bytes."""
     return _STAMPS_HEAD + _STAMPS.pack(tsval, tsecr)[4:]
+
+
+def sack_option(blocks: Sequence[tuple[int, int]]) -> bytes:
+    """The option alone (RFC 2018 section 3), aligned as RFC 7323 appendix A has it."""
+    edges = [edge for block in blocks for edge in block]
+    head = bytes((OPTION_NOP, OPTION_NOP, OPTION_SACK, 2 + 4 * len(edges)))
+    return head + struct.pack(f"!{len(edges)}I", *edges)
 
 
 def flag_names(flags: int) -> str:

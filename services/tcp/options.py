@@ -8,15 +8,13 @@ from plywire import seq
 from plywire.wire.ipv4 import MIN_HEADER as IP_HEADER
 from plywire.wire.tcp import MAX_WINDOW_SHIFT, MIN_HEADER, Options, build_options
 from services.tcp.congestion import ALGORITHMS
-from services.tcp.tcb import DEFAULT_MSS, Tcb
+from services.tcp.tcb import DEFAULT_MSS, TICK, Tcb
 
 if TYPE_CHECKING:
     from plywire.config import TcpConfig
 
 TIMESTAMPS_LENGTH = 12
 """Bytes that the timestamps option takes in each segment, padding included."""
-
-_TICK = 1_000_000  # ns: the timestamp clock is Linux's of 1 ms (RFC 7323 5.4: 1 ms to 1 s)
 _HEADERS = IP_HEADER + MIN_HEADER
 _MIN_MSS = 48  # a smaller one offered by a peer would make us send mostly headers
 _USUAL_SHIFT = 7  # Linux's, from a largest receive buffer of 6 MiB
@@ -45,15 +43,10 @@ def effective_mss(tcb: Tcb) -> int:
     return max(mss - TIMESTAMPS_LENGTH if tcb.ts_on else mss, 1)
 
 
-def timestamp(tcb: Tcb, now: int) -> int:
-    """TSval: the connection's timestamp clock."""
-    return (now // _TICK + tcb.ts_offset) & 0xFFFF_FFFF
-
-
 def echoed_rtt(tcb: Tcb, tsecr: int, now: int) -> int:
     """The round trip that an echoed timestamp tells, in nanoseconds; 0 when it cannot be."""
-    ticks = seq.sub(timestamp(tcb, now), tsecr)
-    return max(ticks, 1) * _TICK if 0 <= ticks < 1 << 24 else 0
+    ticks = seq.sub(tcb.timestamp(now), tsecr)
+    return max(ticks, 1) * TICK if 0 <= ticks < 1 << 24 else 0
 
 
 def syn_options(cfg: TcpConfig, tcb: Tcb, answer: bool, now: int) -> bytes:
@@ -64,7 +57,8 @@ def syn_options(cfg: TcpConfig, tcb: Tcb, answer: bool, now: int) -> bytes:
         Options(
             local_mss(tcb),
             tcb.rcv_scale if scaling else None,
-            timestamps=(timestamp(tcb, now), tcb.ts_recent if answer else 0) if stamps else None,
+            sack_permitted=tcb.sack_ok if answer else cfg.sack,
+            timestamps=(tcb.timestamp(now), tcb.ts_recent if answer else 0) if stamps else None,
         )
     )
 
@@ -77,6 +71,7 @@ def negotiate(cfg: TcpConfig, tcb: Tcb, theirs: Options, now: int) -> None:
     if cfg.timestamps and theirs.timestamps is not None:
         tcb.ts_on = True
         tcb.ts_recent, tcb.ts_recent_at = theirs.timestamps[0], now
+    tcb.sack_ok = cfg.sack and theirs.sack_permitted
     tcb.peer_mss = DEFAULT_MSS if theirs.mss is None else max(theirs.mss, _MIN_MSS)
     tcb.snd_mss = effective_mss(tcb)
     if cfg.window_scaling and theirs.window_scale is not None:

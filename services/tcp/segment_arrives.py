@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_options
-from services.tcp import options, receiver, recovery, sender, user_calls
+from services.tcp import options, receiver, recovery, sack_recovery, sender, user_calls
 from services.tcp.states import (
     CLOSE,
     CLOSED,
@@ -296,6 +296,9 @@ def _check_ack(
         window = header.window << tcb.snd_scale
         if ahead > 0:
             sender.acknowledged(stack, tcb, ack, theirs, now)
+        elif tcb.sack_ok:
+            if ahead == 0 and (theirs.sack or tcb.tlp_end >= 0) and tcb.board.segs:
+                sack_recovery.on_ack(stack, tcb, theirs, 0, tcb.flight, now)
         elif ahead == 0 and (
             not data
             and tcb.snd_una != tcb.snd_nxt

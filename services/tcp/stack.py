@@ -26,12 +26,22 @@ from plywire.messages import (
 from plywire.roles import APP, IP
 from plywire.timers import Timers
 from plywire.wire.ipv4 import PROTOCOL_TCP
-from plywire.wire.tcp import ACK, FIN, RST, SYN, TcpHeader, encode, timestamps_option
+from plywire.wire.tcp import (
+    ACK,
+    FIN,
+    MAX_OPTIONS,
+    RST,
+    SYN,
+    TcpHeader,
+    encode,
+    sack_option,
+    timestamps_option,
+)
 from services.tcp.isn import InitialSequenceNumbers
-from services.tcp.options import timestamp
 from services.tcp.paths import PathTable
 from services.tcp.ports import Ports, Reservation
 from services.tcp.receiver import offer_window
+from services.tcp.sack import take_blocks
 from services.tcp.states import (
     ABORT,
     CLOSE,
@@ -198,8 +208,14 @@ class Stack:
         else:
             window = offer_window(tcb)
             if tcb.ts_on:
-                stamp = timestamp(tcb, self.now)
+                stamp = tcb.timestamp(self.now)
                 options = timestamps_option(stamp, tcb.ts_recent if flags & ACK else 0)
+            if tcb.sack_ok and (tcb.islands or tcb.dsack is not None) and not flags & RST:
+                room = MAX_OPTIONS - len(options)
+                if payload:
+                    room = min(room, tcb.snd_mss - len(payload))
+                if room >= 12:
+                    options += sack_option(take_blocks(tcb, (room - 4) >> 3))
         header = TcpHeader(
             tcb.local_port, tcb.remote_port, seq_number, tcb.rcv_nxt if flags & ACK else 0, flags,
             window, 0, options,

@@ -6,8 +6,13 @@ from plywire import seq
 from plywire.config import TcpConfig
 from services.tcp.buffers import StreamBuffer
 from services.tcp.congestion import ALGORITHMS, CongestionControl
+from services.tcp.rack import Rack
 from services.tcp.rtt import RttEstimator
+from services.tcp.scoreboard import Scoreboard
 from services.tcp.states import CLOSED, TIME_WAIT
+
+TICK = 1_000_000
+"""Nanoseconds: the timestamp clock is Linux's of 1 ms (RFC 7323 5.4 allows 1 ms to 1 s)."""
 
 DEFAULT_MSS = 536  # RFC 9293 3.7.1 (MUST-15)
 
@@ -20,7 +25,9 @@ DELAYED_ACK = "delayed ack"
 KEEPALIVE = "keep-alive"
 CORK = "cork"
 LEFT_OVER = "left over"  # the end of TIME-WAIT, and of FIN-WAIT-2 without a program
-TIMER_KINDS = (RTO, PERSIST, DELAYED_ACK, KEEPALIVE, CORK, LEFT_OVER)
+REORDERING = "reordering"  # RACK: what is late now will be lost then
+TAIL_LOSS = "tail loss"
+TIMER_KINDS = (RTO, PERSIST, DELAYED_ACK, KEEPALIVE, CORK, LEFT_OVER, REORDERING, TAIL_LOSS)
 """The timers that a connection may have running."""
 
 # Fields that are numbers, strings or bytes, with what they are in a new block. Sequence numbers
@@ -73,6 +80,16 @@ _FIELDS: dict[str, object] = {
     "dup_acks": 0, "recover": 0, "in_recovery": False, "partial_acks": 0,
     "prev_una": 0,  # snd_una before it last moved
     "limited_from": 0,  # snd_nxt at the first duplicate ACK: beyond it is limited transmit
+    # --- loss recovery with SACK; offsets count the stream's bytes
+    "sack_ok": False,  # both SYNs had SACK-permitted
+    "recover_at": 0,  # offset whose acknowledgement ends the recovery
+    "in_loss": False,  # what was in flight at a timeout is not all acknowledged yet
+    "frto": 0,  # how far F-RTO has come (services.tcp.sack_recovery)
+    "resizing": False,  # what the scoreboard has as lost was too big, or a probe: no congestion
+    "prr_delivered": 0, "prr_out": 0, "recover_fs": 0,
+    "tlp_end": -1, "tlp_again": False,  # of the tail loss probe under way; it was a repeat
+    "undo_count": 0, "undo_stamp": 0,  # retransmissions since, and the clock at, the first one
+    "delivery_rate": 0,  # bytes a second
     "retries": 0,  # timeouts since the last progress
     "syn_retransmits": 0,
     "probes": 0, "probe_backoff": 0,  # of a closed window: unanswered, and sent
@@ -93,9 +110,13 @@ _FIELDS: dict[str, object] = {
 
 class Tcb:
     """One connection. `snd_buf` holds what is not acknowledged; `islands` what came early, as
-    (offset, bytes) in order and apart; `pending` what is in order and on its way to the app."""
+    (offset, bytes) in order and apart; `pending` what is in order and on its way to the app.
 
-    __slots__ = (*_FIELDS, "cc", "flush_trace", "islands", "pending", "rtt", "shown", "snd_buf")
+    sack_recent: offsets in the blocks to report first; dsack: a duplicate to report; undo: the
+    congestion control's state before a recovery that may turn out to be spurious."""
+
+    __slots__ = (*_FIELDS, "board", "cc", "dsack", "flush_trace", "islands", "pending", "rack",
+                 "rtt", "sack_recent", "shown", "snd_buf", "undo")  # fmt: skip
 
     def __init__(self, cfg: TcpConfig) -> None:
         for name, value in _FIELDS.items():
@@ -111,6 +132,11 @@ class Tcb:
         self.snd_buf = StreamBuffer()
         self.islands: list[tuple[int, bytearray]] = []
         self.pending: list[bytes] = []
+        self.board = Scoreboard()
+        self.rack = Rack()
+        self.sack_recent: list[int] = []
+        self.dsack: tuple[int, int] | None = None
+        self.undo: list | None = None
         self.flush_trace = 0
         self.shown: dict[str, int | str] = {}
 
@@ -123,6 +149,15 @@ class Tcb:
     def flight(self) -> int:
         """FlightSize: sequence numbers sent and not acknowledged."""
         return seq.sub(self.snd_nxt, self.snd_una)
+
+    @property
+    def snd_una_offset(self) -> int:
+        """SND.UNA as an offset; beyond the last byte when FIN is acknowledged."""
+        return self.snd_buf.start + seq.sub(self.snd_una, self.snd_buf_seq)
+
+    def timestamp(self, now: int) -> int:
+        """TSval: the connection's timestamp clock."""
+        return (now // TICK + self.ts_offset) & 0xFFFF_FFFF
 
     @property
     def syn_unacked(self) -> bool:
@@ -173,6 +208,7 @@ class Tcb:
             "snd_scale": self.snd_scale,
             "snd_mss": self.snd_mss,
             "timestamps": int(self.ts_on),
+            "sack": int(self.sack_ok),
             "irs": self.irs,
             "rcv_nxt": self.rcv_nxt,
             "rcv_wnd": self.rcv_wnd,
@@ -216,12 +252,15 @@ class Tcb:
             [self.cc.name, self.cc.to_state()],
             self.snd_buf.to_state(),
             [[offset, bytes(data)] for offset, data in self.islands],
+            [self.sack_recent, list(self.dsack) if self.dsack else None, self.undo],
+            self.board.to_state(),
+            self.rack.to_state(),
         ]
 
     @classmethod
     def from_state(cls, state: list, cfg: TcpConfig) -> Tcb:
         """What `to_state` described."""
-        values, rtt, (name, congestion), buffer, islands = state
+        values, rtt, (name, congestion), buffer, islands, sack, board, rack = state
         tcb = cls(cfg)
         for field, value in zip(_FIELDS, values, strict=True):
             setattr(tcb, field, value)
@@ -230,6 +269,11 @@ class Tcb:
         tcb.cc.restore(congestion)
         tcb.snd_buf = StreamBuffer.from_state(buffer)
         tcb.islands = [(offset, bytearray(data)) for offset, data in islands]
+        recent, dsack, tcb.undo = sack
+        tcb.sack_recent = list(recent)
+        tcb.dsack = tuple(dsack) if dsack else None
+        tcb.board = Scoreboard.from_state(board)
+        tcb.rack = Rack.from_state(rack)
         return tcb
 
 

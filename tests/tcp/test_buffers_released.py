@@ -33,9 +33,11 @@ def test_nothing_waits_for_a_program_that_has_closed_its_descriptor() -> None:
     peer.data(b"x" * 80)
     assert peer.tcb.receive_queue == 80
     peer.raw.close(0)
-    assert peer.state == "FIN-WAIT-1" and peer.tcb.receive_queue == 0
+    assert peer.state == "FIN-WAIT-1"
+    assert peer.tcb.receive_queue == 0
 
 
 def test_an_established_connection_has_its_buffers() -> None:
     control = Peer().tcb.control()
-    assert control["send_buffer"] > 0 and control["receive_buffer"] > 0
+    assert control["send_buffer"] > 0
+    assert control["receive_buffer"] > 0

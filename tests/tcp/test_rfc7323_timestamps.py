@@ -18,7 +18,8 @@ def test_a_syn_offers_timestamps_with_no_echo() -> None:
     raw = Raw()
     raw.connect()
     tsval, tsecr = raw.only().options.timestamps
-    assert tsecr == 0 and tsval
+    assert tsecr == 0
+    assert tsval
 
 
 def test_a_syn_ack_echoes_the_syn() -> None:
@@ -112,7 +113,8 @@ def test_paws_answers_and_drops_an_old_segment(flags) -> None:
     peer.send(flags, b"old")
     answer = peer.only()
     assert (answer.flags, answer.ack) == (ACK, peer.snd)
-    assert peer.raw.counters["drop_paws"] == 1 and peer.state == "ESTABLISHED"
+    assert peer.raw.counters["drop_paws"] == 1
+    assert peer.state == "ESTABLISHED"
 
 
 def test_paws_is_not_for_resets() -> None:
@@ -132,7 +134,8 @@ def test_a_segment_without_the_option_is_dropped() -> None:
     peer = Peer(timestamps=100)
     peer.tsval = None
     peer.send(ACK, b"no stamp")
-    assert peer.take() == [] and peer.raw.counters["drop_no_timestamp"] == 1
+    assert peer.take() == []
+    assert peer.raw.counters["drop_no_timestamp"] == 1
 
 
 def test_a_time_stamp_of_24_days_ago_is_no_longer_a_reason_to_drop() -> None:
@@ -164,7 +167,8 @@ def test_a_retransmitted_segment_is_measured_by_its_echo() -> None:
     assert peer.take()
     peer.advance(70 * MS)
     peer.ack(100)
-    assert peer.raw.info()["srtt_us"] < 20_000 and peer.raw.info()["backoff"] == 0
+    assert peer.raw.info()["srtt_us"] < 20_000
+    assert peer.raw.info()["backoff"] == 0
 
 
 def test_an_echo_of_the_future_is_no_measurement() -> None:

@@ -21,6 +21,9 @@ class CongestionControl(Protocol):
     def on_ack(self, acked: int, mss: int, srtt: int, now: int) -> None:
         """New data was acknowledged while the window was in full use and nothing is missing."""
 
+    def on_rtt(self, rtt: int, una: int, nxt: int) -> None:
+        """A round trip was measured; una and nxt: SND.UNA and SND.NXT as stream offsets."""
+
     def on_loss(self, flight: int, mss: int, now: int) -> None:
         """Fast retransmit has found a loss: set ssthresh; the caller sets cwnd meanwhile."""
 
