@@ -47,7 +47,7 @@ class TcpConfig:
     frto: bool = True
     backlog_max: int = 4096
     max_connections: int = 65_536
-    congestion: str = "newreno"
+    congestion: str = "cubic"
     port_low: int = 32_768  # ephemeral ports, both included
     port_high: int = 60_999
 

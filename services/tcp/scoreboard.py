@@ -135,34 +135,35 @@ class Scoreboard:
         """Take an acknowledgement up to `una`, with its SACK blocks in the order they came in."""
         found = Delivery()
         if una > self.una:
-            self._cumulative(una, found, now)
+            self._cumulative(una, found)
         if blocks:
             if _is_duplicate(blocks, una):  # RFC 2883 section 4
                 found.dsack = blocks[0]
                 blocks = blocks[1:]
             for left, right in blocks:
                 if una < right <= self.nxt and left < right:
-                    self._block(left, right, found, now)
+                    self._block(left, right, found)
         if found.newly:
             self.delivered += found.newly
             self.delivered_at = now
+        newest = found.newest
+        if newest is not None and not newest.ever:
+            # Of all that it reports, the last sent is what let it come: the rest may have arrived
+            # long ago, with acknowledgements that were lost. Karn: not of what was sent twice.
+            found.rtt = now - newest.sent_at
         return found
 
-    def _cumulative(self, una: int, found: Delivery, now: int) -> None:
+    def _cumulative(self, una: int, found: Delivery) -> None:
         count = 0
-        ambiguous = False
         for seg in self.segs:
             if seg.end > una:
                 break
-            ambiguous = ambiguous or seg.ever
-            self._arrived(seg, found, now)
+            self._arrived(seg, found)
             if seg.sacked:
                 self.sacked -= seg.end - seg.start
                 self.sacked_count -= 1
             count += 1
         del self.segs[:count]
-        if ambiguous:
-            found.rtt = 0  # Karn: which transmission let the acknowledgement come?
         if self.segs and self.segs[0].start < una:
             seg = self.segs[0]
             size = una - seg.start
@@ -176,14 +177,14 @@ class Scoreboard:
                 self.to_send -= size * (seg.lost and not seg.again)
         self.una = una
 
-    def _block(self, left: int, right: int, found: Delivery, now: int) -> None:
+    def _block(self, left: int, right: int, found: Delivery) -> None:
         segs = self.segs
         for index in range(bisect_left(segs, left, key=_START), len(segs)):
             seg = segs[index]
             if seg.end > right:
                 break
             if not seg.sacked:
-                self._arrived(seg, found, now)
+                self._arrived(seg, found)
                 seg.sacked = True
                 found.sacked += seg.end - seg.start
                 self.sacked += seg.end - seg.start
@@ -191,7 +192,7 @@ class Scoreboard:
                 if seg.end > self.high_sacked:
                     self.high_sacked = seg.end
 
-    def _arrived(self, seg: Sent, found: Delivery, now: int) -> None:
+    def _arrived(self, seg: Sent, found: Delivery) -> None:
         """A segment was delivered: heard now for the first time, unless it was sacked before."""
         if seg.sacked:
             return
@@ -204,7 +205,6 @@ class Scoreboard:
         if seg.again:
             self.again -= size
         if not seg.ever:
-            found.rtt = now - seg.sent_at
             if seg.start < self.mark:
                 found.original = True
             if seg.end < self.high_sacked:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from plywire import seq
 from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_options
 from services.tcp import options, receiver, recovery, sack_recovery, sender, user_calls
+from services.tcp.sack import arrived_again
 from services.tcp.states import (
     CLOSE,
     CLOSED,
@@ -213,6 +214,9 @@ def _check_sequence(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
     elif length and not flags & SYN:
         stack.counters["tcp_out_of_window"] += 1
         tcb.ack_now = True
+        if ahead < 0 and data:  # all of it a repeat: RFC 2883
+            start = max(tcb.rcv_offset + ahead, 0)
+            arrived_again(tcb, start, min(start + len(data), tcb.rcv_offset))
     else:
         challenge(stack, tcb, now)
     return False

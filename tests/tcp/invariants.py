@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from plywire import seq
 from services.tcp.states import TRANSMITTING
 from services.tcp.tcb import PERSIST, REORDERING, RTO, Tcb
@@ -13,7 +15,7 @@ def check_board(tcb: Tcb) -> None:
     """The scoreboard's sums are those of its segments, which lie side by side."""
     board = tcb.board
     segs = board.segs
-    assert all(one.end == two.start for one, two in zip(segs, segs[1:], strict=False))
+    assert all(one.end == two.start for one, two in pairwise(segs))
     assert all(seg.start < seg.end for seg in segs)
     if segs:
         assert (board.una, board.nxt) == (segs[0].start, segs[-1].end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from services.tcp.congestion.cubic import Cubic
 from services.tcp.congestion.newreno import NewReno
 
 
@@ -43,7 +44,11 @@ class CongestionControl(Protocol):
         """Take over from `to_state`."""
 
 
-ALGORITHMS: dict[str, Callable[[int], CongestionControl]] = {NewReno.name: NewReno}
+ALGORITHMS: dict[str, Callable[[int], CongestionControl]] = {
+    Cubic.name: Cubic,
+    NewReno.name: NewReno,
+    "reno": NewReno,  # Linux's name of it
+}
 """Factories by name; each takes the initial window in bytes."""
 
 
