@@ -53,7 +53,7 @@ def on_ack(stack: Stack, tcb: Tcb, theirs: Options, acked: int, flight: int, now
     elif tcb.in_recovery:
         _in_recovery(stack, tcb, found, acked, more_lost, now)
     elif not board.to_send:
-        _grow(tcb, found.newly, flight, now)
+        _grow(tcb, acked, flight, now)
     if board.to_send and not tcb.in_recovery and not tcb.in_loss and not tcb.resizing:
         enter(stack, tcb, found.sacked, acked, now)
     if tcb.resizing and not board.lost:
@@ -79,12 +79,12 @@ def _measure(tcb: Tcb, theirs: Options, found: Delivery, acked: int, flight: int
         )
 
 
-def _grow(tcb: Tcb, newly: int, flight: int, now: int) -> None:
+def _grow(tcb: Tcb, acked: int, flight: int, now: int) -> None:
     """RFC 5681 3.1, RFC 7661: a window that is not used says nothing of the network."""
     cc = tcb.cc
     used = 2 * flight >= cc.cwnd if cc.cwnd < cc.ssthresh else flight + tcb.snd_mss > cc.cwnd
-    if used and newly:
-        cc.on_ack(newly, tcb.snd_mss, tcb.rtt.srtt, now)
+    if used and acked:
+        cc.on_ack(acked, tcb.snd_mss, tcb.rtt.srtt, now)
 
 
 def _detect(stack: Stack, tcb: Tcb, now: int) -> None:
@@ -168,7 +168,7 @@ def _in_loss(stack: Stack, tcb: Tcb, found: Delivery, acked: int, flight: int, n
             tcb.frto = FRTO_SECOND  # step 2b: `push` sends new data now, two segments at most
         else:
             tcb.frto = 0  # steps 2a and 3a
-    if found.newly:
+    if acked and found.newly:
         tcb.cc.on_ack(found.newly, tcb.snd_mss, tcb.rtt.srtt, now)
 
 

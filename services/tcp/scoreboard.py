@@ -237,6 +237,8 @@ class Scoreboard:
 def _is_duplicate(blocks: list[tuple[int, int]], una: int) -> bool:
     """Is the first block a D-SACK: below the acknowledgement, or inside the second block?"""
     left, right = blocks[0]
+    if left >= right:
+        return False
     if right <= una:
         return True
     return len(blocks) > 1 and blocks[1][0] <= left and right <= blocks[1][1]

@@ -301,7 +301,7 @@ def _check_ack(
         if ahead > 0:
             sender.acknowledged(stack, tcb, ack, theirs, now)
         elif tcb.sack_ok:
-            if ahead == 0 and (theirs.sack or tcb.tlp_end >= 0) and tcb.board.segs:
+            if ahead == 0 and (theirs.sack or tcb.tlp_end >= 0):
                 sack_recovery.on_ack(stack, tcb, theirs, 0, tcb.flight, now)
         elif ahead == 0 and (
             not data

@@ -239,6 +239,7 @@ class Peer:
         port: int = 80,
         timestamps: int | None = None,
         sack: bool = False,
+        rtt: int = 0,
         **tcp: object,
     ) -> None:
         self.raw = raw or Raw(**tcp)
@@ -275,6 +276,7 @@ class Peer:
             self.local_iss = self.syn.seq
             self.rcv = add(self.local_iss, 1)
             if establish:
+                self.advance(rtt)
                 self.send(SYN | ACK, options=self.syn_options)
                 self.snd = add(iss, 1)
                 ack = self.raw.only()
