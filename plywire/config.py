@@ -45,6 +45,8 @@ class TcpConfig:
     sack: bool = True
     rack: bool = True  # losses are found by time (RFC 8985); else by RFC 6675's count
     frto: bool = True
+    whole_segments: bool = True  # the first window is a multiple of the MSS
+    option_order: str = "linux"  # of a SYN: MSS, SACK, timestamps, scale; bsd has scale second
     backlog_max: int = 4096
     max_connections: int = 65_536
     congestion: str = "cubic"
@@ -52,8 +54,30 @@ class TcpConfig:
     port_high: int = 60_999
 
 
-PROFILES: dict[str, TcpConfig] = {"linux": TcpConfig()}
-"""TCP personalities by name."""
+PROFILES: dict[str, TcpConfig] = {
+    "linux": TcpConfig(),
+    "bsd": TcpConfig(
+        rto_min=30 * MS,
+        rto_max=64 * SECOND,
+        quick_acks=0,
+        syn_retries=12,
+        synack_retries=3,
+        retries2=12,
+        orphan_retries=12,
+        time_wait=60 * SECOND,
+        keepalive_probes=8,
+        send_buffer=256 << 10,
+        receive_buffer=256 << 10,
+        initial_receive_window=65_535,
+        whole_segments=False,
+        option_order="bsd",
+        rack=False,
+        frto=False,
+        port_low=49_152,
+        port_high=65_535,
+    ),
+}
+"""TCP personalities by name: Linux's numbers, and what differs in FreeBSD's."""
 
 
 @dataclass(frozen=True)

@@ -163,11 +163,15 @@ def parse_options(data: bytes) -> Options:
     return Options(mss, window_scale, sack_permitted, sack, timestamps)
 
 
-def build_options(options: Options) -> bytes:
-    """The options in Linux's order: MSS, SACK-permitted, timestamps, window scale, SACK."""
+def build_options(options: Options, order: str = "linux") -> bytes:
+    """The options in Linux's order: MSS, SACK-permitted, timestamps, window scale, SACK; or in
+    FreeBSD's ("bsd"): MSS, window scale, SACK-permitted, timestamps."""
     parts = []
     if options.mss is not None:
         parts.append(struct.pack("!BBH", OPTION_MSS, 4, options.mss))
+    if order == "bsd" and options.window_scale is not None:
+        parts.append(bytes((OPTION_NOP, OPTION_WINDOW_SCALE, 3, options.window_scale)))
+        options = options._replace(window_scale=None)
     if options.sack_permitted:
         parts.append(bytes((OPTION_SACK_PERMITTED, 2)))
         if options.timestamps is None:

@@ -155,7 +155,7 @@ class TcpLayer:
             timers: dict[int, dict[str, int]] = {}
             for (owner, kind), when in stack.timers.items():
                 timers.setdefault(owner, {})[kind] = (when - now) // 1_000_000
-            return [_describe(tcb, timers.get(tcb.id, {})) for tcb in stack.by_id.values()]
+            return [_describe(tcb, timers.get(tcb.id, {}), now) for tcb in stack.by_id.values()]
         if topic == "listeners":
             return [{"handle": item.handle, **item.control()} for item in stack.listeners.values()]
         if topic == "counters":
@@ -207,7 +207,7 @@ class TcpLayer:
                 stack.abort_all(now)
 
 
-def _describe(tcb: Tcb, timers: dict[str, int]) -> dict[str, object]:
+def _describe(tcb: Tcb, timers: dict[str, int], now: int) -> dict[str, object]:
     control = tcb.control()
     return {
         "handle": tcb.handle,
@@ -218,6 +218,7 @@ def _describe(tcb: Tcb, timers: dict[str, int]) -> dict[str, object]:
         "send_q": tcb.send_queue,
         "timers_ms": timers,
         **control,
+        "tcp_info": tcb.info(now),
     }
 
 

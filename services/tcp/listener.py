@@ -136,7 +136,8 @@ def _syn(
 
 def reopens(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> bool:
     """RFC 9293 3.6.1, MAY-2: a SYN beyond what the old connection received opens a new one out of
-    TIME-WAIT, with a sequence number beyond what the old one sent.
+    TIME-WAIT, with a sequence number beyond what the old one sent. RFC 6191 section 2: so does one
+    with a later timestamp, whatever its sequence number; one with an earlier one does not.
 
     The hazard that remains is an old duplicate SYN with such a number: the peer answers our
     SYN,ACK with RST, and the rest of the TIME-WAIT is lost.
@@ -144,7 +145,7 @@ def reopens(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) ->
     if (
         tcb.state != TIME_WAIT
         or header.flags & (SYN | ACK | RST) != SYN
-        or not seq.gt(header.seq, tcb.rcv_nxt)
+        or not _is_later(tcb, header)
     ):
         return False
     listener = find(stack, tcb.local_address, tcb.local_port)
@@ -159,6 +160,15 @@ def reopens(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) ->
     stack.counters["tcp_time_wait_reopened"] += 1
     _syn(stack, listener, header, data, key, seq.largest(iss, lowest), now)
     return True
+
+
+def _is_later(tcb: Tcb, header: TcpHeader) -> bool:
+    """Can the SYN not be an old duplicate? By RFC 6191's timestamps, if both incarnations have
+    them and the clock has moved; else by its sequence number."""
+    stamps = parse_options(header.options).timestamps
+    if stamps is not None and tcb.ts_on and stamps[0] != tcb.ts_recent:
+        return seq.gt(stamps[0], tcb.ts_recent)
+    return seq.gt(header.seq, tcb.rcv_nxt)
 
 
 def close_listener(stack: Stack, listener: Listener, now: int) -> None:

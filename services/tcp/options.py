@@ -59,7 +59,8 @@ def syn_options(cfg: TcpConfig, tcb: Tcb, answer: bool, now: int) -> bytes:
             tcb.rcv_scale if scaling else None,
             sack_permitted=tcb.sack_ok if answer else cfg.sack,
             timestamps=(tcb.timestamp(now), tcb.ts_recent if answer else 0) if stamps else None,
-        )
+        ),
+        cfg.option_order,
     )
 
 

@@ -36,6 +36,7 @@ def on_ack(stack: Stack, tcb: Tcb, theirs: Options, acked: int, flight: int, now
     _measure(tcb, theirs, found, acked, flight, now)
     if found.dsack is not None:
         stack.counters["tcp_dsack_recv"] += 1
+        tcb.dsack_dups += 1
     marked = board.to_send
     if stack.cfg.rack:
         tsecr = theirs.timestamps[1] if theirs.timestamps else None

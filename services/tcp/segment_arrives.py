@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_options
-from services.tcp import options, receiver, recovery, sack_recovery, sender, user_calls
+from services.tcp import (
+    options,
+    receiver,
+    recovery,
+    sack_recovery,
+    sender,
+    tail_loss,
+    user_calls,
+)
 from services.tcp.sack import arrived_again
 from services.tcp.states import (
     CLOSE,
@@ -303,6 +311,7 @@ def _check_ack(
         elif tcb.sack_ok:
             if ahead == 0 and (theirs.sack or tcb.tlp_end >= 0):
                 sack_recovery.on_ack(stack, tcb, theirs, 0, tcb.flight, now)
+                tail_loss.schedule(stack, tcb, now)
         elif ahead == 0 and (
             not data
             and tcb.snd_una != tcb.snd_nxt

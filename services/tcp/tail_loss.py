@@ -43,7 +43,7 @@ def schedule(stack: Stack, tcb: Tcb, now: int) -> None:
 def probe(stack: Stack, tcb: Tcb, now: int) -> None:
     """Section 7.3: a new segment if there is one and the peer has room, else the last one again."""
     board = tcb.board
-    if not board.segs or tcb.tlp_end >= 0 or tcb.in_recovery or tcb.in_loss:
+    if not board.segs or board.sacked or tcb.tlp_end >= 0 or tcb.in_recovery or tcb.in_loss:
         return
     buffer = tcb.snd_buf
     offset = board.nxt

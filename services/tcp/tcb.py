@@ -90,6 +90,8 @@ _FIELDS: dict[str, object] = {
     "tlp_end": -1, "tlp_again": False,  # of the tail loss probe under way; it was a repeat
     "undo_count": 0, "undo_stamp": 0,  # retransmissions since, and the clock at, the first one
     "delivery_rate": 0,  # bytes a second
+    "dsack_dups": 0,
+    "ato": 0,  # how long acknowledgements may be delayed
     "retries": 0,  # timeouts since the last progress
     "syn_retransmits": 0,
     "probes": 0, "probe_backoff": 0,  # of a closed window: unanswered, and sent
@@ -123,6 +125,7 @@ class Tcb:
             setattr(self, name, value)
         self.send_buffer = cfg.send_buffer
         self.quick_acks = cfg.quick_acks
+        self.ato = cfg.delayed_ack
         self.keep_idle = cfg.keepalive_time
         self.keep_interval = cfg.keepalive_interval
         self.keep_count = cfg.keepalive_probes
@@ -243,6 +246,51 @@ class Tcb:
             "keepalive": int(self.keepalive),
             "released": int(self.released),
         }
+
+    def info(self, now: int) -> dict[str, int | str]:
+        """Linux's `struct tcp_info` by its names: times in microseconds, windows and counts of
+        unacked, sacked, lost and retrans in segments, rates in bytes a second."""
+        board = self.board
+        rtt = self.rtt
+        mss = self.snd_mss
+        unacked = len(board.segs) if self.sack_ok else -(-self.flight // mss)
+        return {
+            "state": self.state,
+            "ca_state": "Loss" if self.in_loss else "Recovery" if self.in_recovery
+            else "Disorder" if board.sacked else "Open",
+            "retransmits": self.retries,
+            "probes": self.probes,
+            "backoff": rtt.backoff,
+            "rto": rtt.rto // 1000,
+            "ato": self.ato // 1000,
+            "snd_mss": mss,
+            "rcv_mss": self.rcv_mss,
+            "unacked": unacked,
+            "sacked": board.sacked_count,
+            "lost": sum(seg.lost for seg in board.segs),
+            "retrans": sum(seg.again for seg in board.segs),
+            "total_retrans": self.retransmits,
+            "last_data_sent": (now - self.last_send) // 1_000_000,
+            "last_data_recv": (now - self.last_receive) // 1_000_000,
+            "pmtu": self.path_mtu,
+            "rtt": rtt.srtt // 1000,
+            "rttvar": rtt.rttvar // 1000,
+            "min_rtt": self.rack.min_rtt // 1000,
+            "snd_ssthresh": self.cc.ssthresh // mss,
+            "snd_cwnd": self.cc.cwnd // mss,
+            "reordering": 3 if not self.rack.reordering_seen else 3 + self.rack.reo_mult,
+            "rcv_space": self.rcv_buf,
+            "snd_wnd": self.snd_wnd,
+            "bytes_acked": self.bytes_acked,
+            "bytes_received": self.bytes_received,
+            "segs_out": self.segs_out,
+            "segs_in": self.segs_in,
+            "notsent_bytes": max(self.snd_buf.end - board.nxt, 0) if self.sack_ok else 0,
+            "delivery_rate": self.delivery_rate,
+            "delivered": board.delivered // mss,
+            "dsack_dups": self.dsack_dups,
+            "reord_seen": int(self.rack.reordering_seen),
+        }  # fmt: skip
 
     def to_state(self) -> list:
         """Everything that a successor needs, timers apart. Nothing may be pending."""

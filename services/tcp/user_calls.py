@@ -46,7 +46,9 @@ def prepare(stack: Stack, tcb: Tcb, path: Path, limit: int, now: int) -> None:
     tcb.rcv_limit = limit
     tcb.rcv_scale = options.receive_scale(limit) if stack.cfg.window_scaling else 0
     tcb.rcv_wnd = receiver.first_window(
-        tcb, options.local_mss(tcb), stack.cfg.initial_receive_window
+        tcb,
+        options.local_mss(tcb) if stack.cfg.whole_segments else 1,
+        stack.cfg.initial_receive_window,
     )
     tcb.iss = stack.isn.choose(*tcb.key, now)
     tcb.snd_una = tcb.iss

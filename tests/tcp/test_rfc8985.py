@@ -165,6 +165,16 @@ def test_a_probe_for_nothing_was_no_congestion() -> None:
     assert peer.tcb.cc.cwnd >= cwnd
 
 
+def test_no_probe_once_something_beyond_a_hole_has_arrived() -> None:
+    """RACK's own timer is at work then; the last segment may be there already."""
+    peer = sending(4)
+    peer.advance(195 * MS)
+    peer.sack((3 * SEGMENT, 4 * SEGMENT))
+    peer.advance(10 * MS)
+    assert starts(peer) == []
+    assert peer.raw.counters["tcp_loss_probes"] == 0
+
+
 def test_no_probe_without_sack() -> None:
     peer = Peer()
     peer.write(b"x" * 5000)
