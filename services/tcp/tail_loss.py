@@ -30,9 +30,11 @@ def schedule(stack: Stack, tcb: Tcb, now: int) -> None:
     ):
         stack.timers.cancel(key)
         return
-    wait = max(2 * tcb.rtt.srtt, _LEAST) if tcb.rtt.srtt else _NO_RTT
-    if len(board.segs) == 1:
-        wait += stack.cfg.rto_min  # the answer may be a delayed one
+    # 2 * SRTT is too early where a queue is building up: then the variance is large.
+    rtt = tcb.rtt
+    wait = max(2 * rtt.srtt, rtt.srtt + 4 * rtt.rttvar, _LEAST) if rtt.srtt else _NO_RTT
+    if len(board.segs) == 1 or board.nxt - board.una < 2 * tcb.snd_mss:
+        wait += stack.cfg.rto_min  # the answer may be a delayed one (WCDelAckT)
     last = stack.timers.get((tcb.id, RTO))
     when = now + wait
     if last is not None and when >= last:

@@ -10,10 +10,13 @@ SEGMENT = 1460
 def sending(segments: int = 10, rtt: int = 100, **options: object) -> Peer:
     """A connection with a measured round trip that has so many segments in flight."""
     peer = Peer(sack=True, congestion="newreno", initial_window=20, rtt=rtt * MS, **options)
-    peer.write(b"w" * SEGMENT)
-    peer.take()
-    peer.advance(rtt * MS)
-    peer.ack(SEGMENT)
+    offset = 0
+    for size in (1, 1, 1, 1, 1, SEGMENT - 5):  # until the round trip is known well
+        peer.write(b"w" * size, offset)
+        peer.take()
+        peer.advance(rtt * MS)
+        peer.ack(size)
+        offset += size
     peer.write(b"x" * SEGMENT * segments, SEGMENT)
     assert len(peer.take()) == segments
     return peer
