@@ -178,6 +178,7 @@ def _remember(tcb: Tcb, now: int) -> None:
     if tcb.undo is None:
         tcb.undo = tcb.cc.to_state()
         tcb.undo_count = 0
+        tcb.undo_from = tcb.board.una
         tcb.undo_stamp = tcb.timestamp(now)
 
 
@@ -186,7 +187,7 @@ def _was_for_nothing(tcb: Tcb, theirs: Options, found: Delivery, acked: int) -> 
     come for all that were (RFC 3708)."""
     if tcb.undo is None:
         return False
-    if found.dsack is not None:
+    if found.dsack is not None and found.dsack[1] > tcb.undo_from:
         tcb.undo_count -= 1
         if tcb.undo_count == 0:
             return True

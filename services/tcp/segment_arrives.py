@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from plywire import seq
 from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_options
 from services.tcp import (
+    acceptance,
     options,
     receiver,
     recovery,
@@ -20,6 +21,7 @@ from services.tcp import (
     tail_loss,
     user_calls,
 )
+from services.tcp.acceptance import challenge, may_challenge
 from services.tcp.sack import arrived_again
 from services.tcp.states import (
     CLOSE,
@@ -44,10 +46,6 @@ from services.tcp.transmit import send_syn
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
 
-_CHALLENGES = 10  # RFC 5961 section 7: so many a connection in _CHALLENGE_TIME
-_CHALLENGE_TIME = 1_000_000_000
-_TS_RECENT_VALID = 24 * 86_400 * 1_000_000_000  # RFC 7323 5.5: a 1 ms clock wraps in 24.8 days
-
 
 def segment_arrives(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> None:
     """A segment for a connection that exists, in any state but CLOSED and LISTEN."""
@@ -60,7 +58,7 @@ def segment_arrives(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
     else:
         header = _simultaneous_syn(tcb, header)
         if (
-            (not tcb.ts_on or _check_timestamps(stack, tcb, header, theirs, data, now))
+            (not tcb.ts_on or acceptance.check_timestamps(stack, tcb, header, theirs, data, now))
             and _check_sequence(stack, tcb, header, data, now)
             and (not header.flags & RST or _check_reset(stack, tcb, header, now))
             and (not header.flags & SYN or _check_syn(stack, tcb, now))
@@ -162,40 +160,6 @@ def _simultaneous_syn(tcb: Tcb, header: TcpHeader) -> TcpHeader:
     return header
 
 
-def _check_timestamps(
-    stack: Stack, tcb: Tcb, header: TcpHeader, theirs: Options, data: bytes, now: int
-) -> bool:
-    """Before all: protection against wrapped sequence numbers (RFC 7323 5.3, R1), never for RST.
-
-    Then R3, when the segment is next to be acknowledged and in the window.
-    """
-    flags = header.flags
-    stamps = theirs.timestamps
-    if flags & RST:
-        return True
-    if stamps is None:
-        stack.drop("no_timestamp", now)  # 3.2: in every segment, once agreed
-        return False
-    tsval = stamps[0]
-    if seq.lt(tsval, tcb.ts_recent):
-        if now - tcb.ts_recent_at < _TS_RECENT_VALID:
-            stack.counters["tcp_paws_rejected"] += 1
-            stack.drop("paws", now)
-            if data or flags & FIN:
-                tcb.ack_now = True
-            else:
-                challenge(stack, tcb, now)
-            return False
-    elif tsval == tcb.ts_recent:
-        return True
-    length = len(data) + (flags >> 1 & 1) + (flags & FIN)
-    if seq.le(header.seq, tcb.ack_sent) and (
-        header.seq == tcb.rcv_nxt or seq.gt(seq.add(header.seq, length), tcb.rcv_nxt)
-    ):
-        tcb.ts_recent, tcb.ts_recent_at = tsval, now
-    return True
-
-
 def _check_sequence(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> bool:
     """First: is any of it in the receive window? RFC 9293 table 6."""
     flags = header.flags
@@ -232,7 +196,7 @@ def _check_sequence(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
 
 def _repeat_syn_ack(stack: Stack, tcb: Tcb, now: int) -> None:
     """The SYN came again, so our SYN,ACK was lost: it says all that an ACK would."""
-    if _may_challenge(tcb, now):
+    if may_challenge(tcb, now):
         stack.counters["tcp_retrans_segs"] += 1
         tcb.rtt.timed_seq = None
         send_syn(stack, tcb, now)
@@ -270,23 +234,6 @@ def _check_syn(stack: Stack, tcb: Tcb, now: int) -> bool:
     else:
         challenge(stack, tcb, now)
     return False
-
-
-def challenge(stack: Stack, tcb: Tcb, now: int) -> None:
-    """<SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>, but not without end (RFC 5961 section 7)."""
-    if _may_challenge(tcb, now):
-        stack.counters["tcp_challenge_ack"] += 1
-        stack.send_ack(tcb)
-    else:
-        stack.counters["tcp_challenge_ack_limited"] += 1
-
-
-def _may_challenge(tcb: Tcb, now: int) -> bool:
-    if now - tcb.challenge_start >= _CHALLENGE_TIME:
-        tcb.challenge_start = now
-        tcb.challenges = 0
-    tcb.challenges += 1
-    return tcb.challenges <= _CHALLENGES
 
 
 def _check_ack(
