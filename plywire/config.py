@@ -47,6 +47,7 @@ class TcpConfig:
     frto: bool = True
     whole_segments: bool = True  # the first window is a multiple of the MSS
     option_order: str = "linux"  # of a SYN: MSS, SACK, timestamps, scale; bsd has scale second
+    syn_cookies: bool = True  # when the queue of handshakes is full (RFC 4987)
     backlog_max: int = 4096
     max_connections: int = 65_536
     congestion: str = "cubic"

@@ -112,6 +112,7 @@ class TcpLayer:
                 "isn_key": stack.isn.key,
                 "next": [stack.next_id, stack.next_handle, self._app.bind_seed],
                 "app_generation": stack.app_generation,
+                "cookies_until": stack.cookies_until,
                 "counters": dict(stack.counters),
                 "out": [[to, message.KIND, list(message)] for to, message in stack.out],
             }
@@ -126,6 +127,7 @@ class TcpLayer:
         stack.isn.key = saved["isn_key"]
         stack.next_id, stack.next_handle, self._app.bind_seed = saved["next"]
         stack.app_generation = saved["app_generation"]
+        stack.cookies_until = saved["cookies_until"]
         stack.counters.update(saved["counters"])
         for row in saved["reservations"]:
             reservation = Reservation(*row)

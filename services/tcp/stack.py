@@ -76,7 +76,8 @@ class Stack:
     """Tables, timers, counters and the output queue of one TCP."""
 
     __slots__ = (
-        "app_generation", "by_handle", "by_id", "cfg", "connections", "counters", "dirty", "host",
+        "app_generation", "by_handle", "by_id", "cfg", "connections", "cookies_until", "counters",
+        "dirty", "host",
         "isn", "listeners", "listening", "next_handle", "next_id", "now", "out", "paths", "ports",
         "reservations", "timers", "trace", "tracer", "waiting",
     )  # fmt: skip
@@ -102,6 +103,7 @@ class Stack:
         self.isn = InitialSequenceNumbers(rng.randbytes(32))
         self.ports = Ports(self.cfg.port_low, self.cfg.port_high, rng.randbytes(32))
         self.app_generation: int | None = None
+        self.cookies_until = 0  # an ACK may answer a SYN cookie until then
         self.next_id = 1
         self.next_handle = 1
 
