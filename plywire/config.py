@@ -41,30 +41,45 @@ class TcpConfig:
     receive_buffer: int = 1 << 20  # bytes; the credit that app gives
     initial_receive_window: int = 65_535  # at most this in the first window offered
     window_scaling: bool = True
+    timestamps: bool = True
+    sack: bool = True
+    rack: bool = True  # losses are found by time (RFC 8985); else by RFC 6675's count
+    frto: bool = True
+    whole_segments: bool = True  # the first window is a multiple of the MSS
+    option_order: str = "linux"  # of a SYN: MSS, SACK, timestamps, scale; bsd has scale second
+    syn_cookies: bool = True  # when the queue of handshakes is full (RFC 4987)
     backlog_max: int = 4096
     max_connections: int = 65_536
-    congestion: str = "newreno"
+    congestion: str = "cubic"
     port_low: int = 32_768  # ephemeral ports, both included
     port_high: int = 60_999
 
 
 PROFILES: dict[str, TcpConfig] = {
     "linux": TcpConfig(),
-    "bsd": TcpConfig(  # FreeBSD's, as its tcp(4) describes them
+    "bsd": TcpConfig(
         rto_min=30 * MS,
         rto_max=64 * SECOND,
         quick_acks=0,
-        syn_retries=5,
+        syn_retries=12,
         synack_retries=3,
         retries2=12,
         orphan_retries=12,
+        time_wait=60 * SECOND,
         keepalive_probes=8,
         backlog_max=128,
+        send_buffer=256 << 10,
+        receive_buffer=256 << 10,
+        initial_receive_window=65_535,
+        whole_segments=False,
+        option_order="bsd",
+        rack=False,
+        frto=False,
         port_low=10_000,
         port_high=65_535,
     ),
 }
-"""TCP personalities by name."""
+"""TCP personalities by name: Linux's numbers, and what differs in FreeBSD's."""
 
 
 @dataclass(frozen=True)

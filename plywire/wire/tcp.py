@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from plywire.errors import DecodeError
@@ -39,6 +40,8 @@ BIT_WIDTHS = (
 """The fixed header, field by field, in bits."""
 
 _HEADER = struct.Struct("!HHIIBBHHH")
+_STAMPS = struct.Struct("!4xII")
+_STAMPS_HEAD = bytes((OPTION_NOP, OPTION_NOP, OPTION_TIMESTAMPS, 10))
 
 
 class TcpHeader(NamedTuple):
@@ -126,6 +129,8 @@ def parse_options(data: bytes) -> Options:
     """
     if not data:
         return NO_OPTIONS
+    if len(data) == 12 and data[:4] == _STAMPS_HEAD:  # what nearly every segment has
+        return Options(None, None, False, (), _STAMPS.unpack(data))
     mss = window_scale = timestamps = None
     sack_permitted = False
     sack: tuple[tuple[int, int], ...] = ()
@@ -158,11 +163,15 @@ def parse_options(data: bytes) -> Options:
     return Options(mss, window_scale, sack_permitted, sack, timestamps)
 
 
-def build_options(options: Options) -> bytes:
-    """The options in Linux's order: MSS, SACK-permitted, timestamps, window scale, SACK."""
+def build_options(options: Options, order: str = "linux") -> bytes:
+    """The options in Linux's order: MSS, SACK-permitted, timestamps, window scale, SACK; or in
+    FreeBSD's ("bsd"): MSS, window scale, SACK-permitted, timestamps."""
     parts = []
     if options.mss is not None:
         parts.append(struct.pack("!BBH", OPTION_MSS, 4, options.mss))
+    if order == "bsd" and options.window_scale is not None:
+        parts.append(bytes((OPTION_NOP, OPTION_WINDOW_SCALE, 3, options.window_scale)))
+        options = options._replace(window_scale=None)
     if options.sack_permitted:
         parts.append(bytes((OPTION_SACK_PERMITTED, 2)))
         if options.timestamps is None:
@@ -174,10 +183,20 @@ def build_options(options: Options) -> bytes:
     if options.window_scale is not None:
         parts.append(bytes((OPTION_NOP, OPTION_WINDOW_SCALE, 3, options.window_scale)))
     if options.sack:
-        edges = [edge for block in options.sack for edge in block]
-        parts.append(bytes((OPTION_NOP, OPTION_NOP, OPTION_SACK, 2 + 4 * len(edges))))
-        parts.append(struct.pack(f"!{len(edges)}I", *edges))
+        parts.append(sack_option(options.sack))
     return b"".join(parts)
+
+
+def timestamps_option(tsval: int, tsecr: int) -> bytes:
+    """The option alone, laid out as RFC 7323 appendix A recommends: 12 bytes."""
+    return _STAMPS_HEAD + _STAMPS.pack(tsval, tsecr)[4:]
+
+
+def sack_option(blocks: Sequence[tuple[int, int]]) -> bytes:
+    """The option alone (RFC 2018 section 3), aligned as RFC 7323 appendix A has it."""
+    edges = [edge for block in blocks for edge in block]
+    head = bytes((OPTION_NOP, OPTION_NOP, OPTION_SACK, 2 + 4 * len(edges)))
+    return head + struct.pack(f"!{len(edges)}I", *edges)
 
 
 def flag_names(flags: int) -> str:

@@ -56,6 +56,7 @@ class TcpLayer:
         """Take one message; what cannot be used is counted and dropped."""
         stack = self.stack
         stack.trace = message.trace
+        stack.now = now
         role, handler = self._handlers.get(type(message), (None, None))
         if role != source:
             if isinstance(message, Hello):
@@ -72,6 +73,7 @@ class TcpLayer:
     def expire(self, now: int) -> None:
         """Run the timers that are due."""
         stack = self.stack
+        stack.now = now
         for owner, kind in stack.timers.expire(now):
             if kind == PATHS:
                 connect = stack.waiting.pop(owner)
@@ -110,6 +112,7 @@ class TcpLayer:
                 "isn_key": stack.isn.key,
                 "next": [stack.next_id, stack.next_handle, self._app.bind_seed],
                 "app_generation": stack.app_generation,
+                "cookies_until": stack.cookies_until,
                 "counters": dict(stack.counters),
                 "out": [[to, message.KIND, list(message)] for to, message in stack.out],
             }
@@ -124,6 +127,7 @@ class TcpLayer:
         stack.isn.key = saved["isn_key"]
         stack.next_id, stack.next_handle, self._app.bind_seed = saved["next"]
         stack.app_generation = saved["app_generation"]
+        stack.cookies_until = saved["cookies_until"]
         stack.counters.update(saved["counters"])
         for row in saved["reservations"]:
             reservation = Reservation(*row)
@@ -153,7 +157,7 @@ class TcpLayer:
             timers: dict[int, dict[str, int]] = {}
             for (owner, kind), when in stack.timers.items():
                 timers.setdefault(owner, {})[kind] = (when - now) // 1_000_000
-            return [_describe(tcb, timers.get(tcb.id, {})) for tcb in stack.by_id.values()]
+            return [_describe(tcb, timers.get(tcb.id, {}), now) for tcb in stack.by_id.values()]
         if topic == "listeners":
             return [{"handle": item.handle, **item.control()} for item in stack.listeners.values()]
         if topic == "counters":
@@ -205,7 +209,7 @@ class TcpLayer:
                 stack.abort_all(now)
 
 
-def _describe(tcb: Tcb, timers: dict[str, int]) -> dict[str, object]:
+def _describe(tcb: Tcb, timers: dict[str, int], now: int) -> dict[str, object]:
     control = tcb.control()
     return {
         "handle": tcb.handle,
@@ -216,6 +220,7 @@ def _describe(tcb: Tcb, timers: dict[str, int]) -> dict[str, object]:
         "send_q": tcb.send_queue,
         "timers_ms": timers,
         **control,
+        "tcp_info": tcb.info(now),
     }
 
 

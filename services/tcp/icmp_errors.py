@@ -21,7 +21,7 @@ from plywire.wire.icmp import (
     TIME_EXCEEDED,
     UNREACHABLE,
 )
-from services.tcp import options, recovery
+from services.tcp import options, recovery, sack_recovery
 from services.tcp.paths import MIN_PMTU
 from services.tcp.sender import push
 from services.tcp.states import RCV_ERROR, SYN_SENT
@@ -97,5 +97,6 @@ def _too_big(stack: Stack, tcb: Tcb, error: PacketError, now: int) -> None:
     stack.paths.learn(tcb.remote_address, tcb.path_mtu, now)
     tcb.snd_mss = options.effective_mss(tcb)
     if not tcb.syn_unacked:
-        recovery.on_smaller_mtu(tcb)
+        engine = sack_recovery if tcb.sack_ok else recovery
+        engine.on_smaller_mtu(tcb)
         push(stack, tcb, now)

@@ -16,6 +16,12 @@ def endpoint_hash(key: bytes, *parts: bytes | int) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
+def timestamp_offset(key: bytes, *endpoints: bytes | int) -> int:
+    """Where the timestamp clock of these endpoints begins (RFC 7323 5.4, 7.1): nobody can read the
+    host's uptime in it, and it does not jump back from one incarnation to the next."""
+    return endpoint_hash(key, b"timestamps", *endpoints)
+
+
 class InitialSequenceNumbers:
     """ISN = M + F(local address, local port, remote address, remote port, secret key)."""
 

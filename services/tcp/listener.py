@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.wire.tcp import ACK, RST, SYN, TcpHeader, parse_options
-from services.tcp import options, user_calls
+from services.tcp import cookies, options, user_calls
 from services.tcp.paths import ANY, Path
 from services.tcp.ports import Reservation
-from services.tcp.segment_arrives import passive_open
+from services.tcp.segment_arrives import passive_open, segment_arrives
 from services.tcp.stack import sequence_length
 from services.tcp.states import CLOSE, CLOSED, LISTEN, RCV_SYN, TIME_WAIT
-from services.tcp.tcb import Tcb
+from services.tcp.tcb import Key, Tcb
 
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
@@ -92,10 +92,18 @@ def segment_for_nobody(
         stack.drop("rst_for_nobody", now)
         return
     listener = find(stack, dst, header.dst_port)
+    key = (dst, header.dst_port, src, header.src_port)
+    if (
+        flags & (ACK | SYN) == ACK
+        and listener is not None
+        and stack.cookies_until > now
+        and _cookie_comes_back(stack, listener, header, data, key, now)
+    ):
+        return
     if listener is None or flags & ACK:
         stack.send_reset(header, sequence_length(header, data), src, dst)
     elif flags & SYN:
-        _syn(stack, listener, header, data, (dst, header.dst_port, src, header.src_port), None, now)
+        _syn(stack, listener, header, data, key, None, now)
     else:
         stack.drop("no_flags_in_listen", now)
 
@@ -114,6 +122,11 @@ def _syn(
         stack.drop("accept_queue_full", now)
         return
     if len(listener.embryonic) >= max(listener.backlog, _SYN_QUEUE):
+        if stack.cfg.syn_cookies:
+            theirs = parse_options(header.options)
+            path = stack.paths.lookup(key[2], now) or Path(key[0], 576)
+            cookies.answer(stack, key, header, theirs, path, now)
+            return
         stack.counters["tcp_req_q_full_drop"] += 1
         stack.drop("syn_queue_full", now)
         return
@@ -121,22 +134,59 @@ def _syn(
         stack.drop("too_many_connections", now)
         return
     theirs = parse_options(header.options)  # may raise: before there is anything to undo
+    tcb = _incoming(stack, listener, key, now)
+    if iss is not None:
+        _number(tcb, iss)
+    listener.embryonic.add(tcb.id)
+    passive_open(stack, tcb, header, theirs, data, now)
+
+
+def _incoming(stack: Stack, listener: Listener, key: Key, now: int) -> Tcb:
+    """A block for a connection that comes in, with all but the peer's side of it."""
     path = stack.paths.lookup(key[2], now) or Path(key[0], 576)  # no way back: ip will say so
     tcb = stack.new_tcb(stack.odd_handle(), key, listener.reservation.reuse, LISTEN)
     tcb.listener = listener.handle
     for name, value in listener.options.items():
         options.set_option(tcb, name, value)
     user_calls.prepare(stack, tcb, path, stack.cfg.receive_buffer, now)
-    if iss is not None:
-        tcb.iss = tcb.snd_una = iss
-        tcb.snd_nxt = tcb.snd_cursor = tcb.snd_buf_seq = tcb.rtt.timed_seq = seq.add(iss, 1)
+    return tcb
+
+
+def _number(tcb: Tcb, iss: int) -> None:
+    tcb.iss = tcb.snd_una = iss
+    tcb.snd_nxt = tcb.snd_cursor = tcb.snd_buf_seq = tcb.rtt.timed_seq = seq.add(iss, 1)
+
+
+def _cookie_comes_back(
+    stack: Stack, listener: Listener, header: TcpHeader, data: bytes, key: Key, now: int
+) -> bool:
+    """An ACK that answers a SYN cookie makes the connection that was not kept. Whether it did."""
+    stamps = parse_options(header.options)
+    theirs = cookies.check(stack, key, header, stamps, now)
+    if theirs is None:
+        return False
+    if listener.full or len(stack.connections) >= stack.cfg.max_connections:
+        stack.counters["listen_overflows"] += 1
+        stack.drop("accept_queue_full", now)  # the peer has data or asks again
+        return True
+    tcb = _incoming(stack, listener, key, now)
+    _number(tcb, seq.add(header.ack, -1))
+    tcb.rtt.timed_seq = None  # when the SYN,ACK went out is forgotten
+    tcb.irs = seq.add(header.seq, -1)
+    tcb.rcv_nxt = tcb.ack_sent = header.seq
+    options.negotiate(stack.cfg, tcb, theirs, now)
+    tcb.snd_wl1, tcb.snd_wl2 = tcb.irs, tcb.iss
     listener.embryonic.add(tcb.id)
-    passive_open(stack, tcb, header, theirs, data, now)
+    stack.counters["tcp_passive_opens"] += 1
+    stack.change(tcb, RCV_SYN, now)
+    segment_arrives(stack, tcb, header, data, now)
+    return True
 
 
 def reopens(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> bool:
     """RFC 9293 3.6.1, MAY-2: a SYN beyond what the old connection received opens a new one out of
-    TIME-WAIT, with a sequence number beyond what the old one sent.
+    TIME-WAIT, with a sequence number beyond what the old one sent. RFC 6191 section 2: so does one
+    with a later timestamp, whatever its sequence number; one with an earlier one does not.
 
     The hazard that remains is an old duplicate SYN with such a number: the peer answers our
     SYN,ACK with RST, and the rest of the TIME-WAIT is lost.
@@ -144,7 +194,7 @@ def reopens(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) ->
     if (
         tcb.state != TIME_WAIT
         or header.flags & (SYN | ACK | RST) != SYN
-        or not seq.gt(header.seq, tcb.rcv_nxt)
+        or not _is_later(tcb, header)
     ):
         return False
     listener = find(stack, tcb.local_address, tcb.local_port)
@@ -159,6 +209,15 @@ def reopens(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) ->
     stack.counters["tcp_time_wait_reopened"] += 1
     _syn(stack, listener, header, data, key, seq.largest(iss, lowest), now)
     return True
+
+
+def _is_later(tcb: Tcb, header: TcpHeader) -> bool:
+    """Can the SYN not be an old duplicate? By RFC 6191's timestamps, if both incarnations have
+    them and the clock has moved; else by its sequence number."""
+    stamps = parse_options(header.options).timestamps
+    if stamps is not None and tcb.ts_on and stamps[0] != tcb.ts_recent:
+        return seq.gt(stamps[0], tcb.ts_recent)
+    return seq.gt(header.seq, tcb.rcv_nxt)
 
 
 def close_listener(stack: Stack, listener: Listener, now: int) -> None:

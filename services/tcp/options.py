@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from plywire import seq
 from plywire.wire.ipv4 import MIN_HEADER as IP_HEADER
 from plywire.wire.tcp import MAX_WINDOW_SHIFT, MIN_HEADER, Options, build_options
 from services.tcp.congestion import ALGORITHMS
-from services.tcp.tcb import DEFAULT_MSS, Tcb
+from services.tcp.tcb import DEFAULT_MSS, TICK, Tcb
 
+if TYPE_CHECKING:
+    from plywire.config import TcpConfig
+
+TIMESTAMPS_LENGTH = 12
+"""Bytes that the timestamps option takes in each segment, padding included."""
 _HEADERS = IP_HEADER + MIN_HEADER
 _MIN_MSS = 48  # a smaller one offered by a peer would make us send mostly headers
 _USUAL_SHIFT = 7  # Linux's, from a largest receive buffer of 6 MiB
@@ -28,24 +36,46 @@ def local_mss(tcb: Tcb) -> int:
 
 
 def effective_mss(tcb: Tcb) -> int:
-    """Eff.snd.MSS of RFC 9293 3.7.1: the peer's word, the path and the program's wish."""
+    """Eff.snd.MSS of RFC 9293 3.7.1: the peer's word, the path and the program's wish, less what
+    the options of every segment take (MUST-16, RFC 6691)."""
     mss = min(tcb.peer_mss, tcb.path_mtu - _HEADERS)
-    return max(min(mss, tcb.maxseg) if tcb.maxseg else mss, 1)
+    mss = min(mss, tcb.maxseg) if tcb.maxseg else mss
+    return max(mss - TIMESTAMPS_LENGTH if tcb.ts_on else mss, 1)
 
 
-def syn_options(tcb: Tcb, scaling: bool) -> bytes:
-    """The options of a SYN or SYN,ACK; scaling: whether to offer a window scale."""
-    return build_options(Options(local_mss(tcb), tcb.rcv_scale if scaling else None))
+def echoed_rtt(tcb: Tcb, tsecr: int, now: int) -> int:
+    """The round trip that an echoed timestamp tells, in nanoseconds; 0 when it cannot be."""
+    ticks = seq.sub(tcb.timestamp(now), tsecr)
+    return max(ticks, 1) * TICK if 0 <= ticks < 1 << 24 else 0
 
 
-def negotiate(tcb: Tcb, theirs: Options, scaling: bool) -> None:
-    """Write what both SYNs say into the block; scaling: whether ours offers it, or will.
+def syn_options(cfg: TcpConfig, tcb: Tcb, answer: bool, now: int) -> bytes:
+    """The options of a SYN, or of a SYN,ACK (answer), which has what the peer's SYN has as well."""
+    scaling = tcb.rcv_scale > 0 if answer else cfg.window_scaling
+    stamps = tcb.ts_on if answer else cfg.timestamps
+    return build_options(
+        Options(
+            local_mss(tcb),
+            tcb.rcv_scale if scaling else None,
+            sack_permitted=tcb.sack_ok if answer else cfg.sack,
+            timestamps=(tcb.timestamp(now), tcb.ts_recent if answer else 0) if stamps else None,
+        ),
+        cfg.option_order,
+    )
+
+
+def negotiate(cfg: TcpConfig, tcb: Tcb, theirs: Options, now: int) -> None:
+    """Write what both SYNs say into the block: an option is in use when both have it.
 
     RFC 7323 2.2: windows are scaled when both SYNs have the option, else neither is.
     """
+    if cfg.timestamps and theirs.timestamps is not None:
+        tcb.ts_on = True
+        tcb.ts_recent, tcb.ts_recent_at = theirs.timestamps[0], now
+    tcb.sack_ok = cfg.sack and theirs.sack_permitted
     tcb.peer_mss = DEFAULT_MSS if theirs.mss is None else max(theirs.mss, _MIN_MSS)
     tcb.snd_mss = effective_mss(tcb)
-    if scaling and theirs.window_scale is not None:
+    if cfg.window_scaling and theirs.window_scale is not None:
         tcb.snd_scale = theirs.window_scale
     else:
         tcb.snd_scale = tcb.rcv_scale = 0

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from services.tcp.sack import arrived_again, arrived_early, is_known
 from services.tcp.tcb import DELAYED_ACK, Tcb
 
 if TYPE_CHECKING:
@@ -43,14 +44,22 @@ def offer_window(tcb: Tcb) -> int:
 
 
 def window_opened(tcb: Tcb) -> bool:
-    """Has the program read so much that the peer should hear of it at once? As Linux: when the
-    window would be twice what it is."""
+    """Has the program read so much that the peer should hear of it at once? When the window would
+    be twice what it is, as Linux; and, as BSD, after two segments if that is much of the buffer:
+    every acknowledgement goes out before the program has read, and would keep the window of a small
+    buffer from ever being full."""
     free = tcb.rcv_limit - tcb.rcv_offset
     grow = free - tcb.rcv_wnd
     worth = grow >= tcb.rcv_mss or 2 * grow >= tcb.rcv_buf
     scaled = min(free >> tcb.rcv_scale, 0xFFFF) << tcb.rcv_scale
     return (
-        worth and scaled > tcb.rcv_wnd and (scaled >= 2 * tcb.rcv_wnd or tcb.rcv_wnd < tcb.rcv_mss)
+        worth
+        and scaled > tcb.rcv_wnd
+        and (
+            scaled >= 2 * tcb.rcv_wnd
+            or tcb.rcv_wnd < tcb.rcv_mss
+            or grow >= max(2 * tcb.rcv_mss, tcb.rcv_buf >> 4)
+        )
     )
 
 
@@ -110,6 +119,7 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
     if fin:
         tcb.rcv_fin = offset + len(data)
     if offset < tcb.rcv_offset:  # the front is a repeat
+        arrived_again(tcb, max(offset, 0), min(offset + len(data), tcb.rcv_offset))
         data = data[tcb.rcv_offset - offset :]
         offset = tcb.rcv_offset
         tcb.ack_now = True
@@ -127,7 +137,11 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
     if offset != tcb.rcv_offset:
         tcb.ack_now = True  # RFC 5681 4.2: a duplicate ACK at once
         stack.counters["tcp_ofo_queue"] += 1
-        if not store(tcb, offset, data):
+        if is_known(tcb, offset, offset + size):
+            arrived_again(tcb, offset, offset + size)
+        elif store(tcb, offset, data):
+            arrived_early(tcb, offset)
+        else:
             stack.drop("too_many_islands", now)
         return
     if tcb.islands:

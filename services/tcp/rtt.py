@@ -1,4 +1,5 @@
-"""The retransmission timeout (RFC 6298), from one timed segment at a time (Karn's algorithm)."""
+"""The retransmission timeout (RFC 6298): from one timed segment at a time (Karn's algorithm), or
+from every acknowledgement when timestamps tell which transmission it answers (RFC 7323 4)."""
 
 from __future__ import annotations
 
@@ -27,15 +28,19 @@ class RttEstimator:
         """The timeout to arm now, back-off included (RFC 6298 5.5)."""
         return min(self.base << self.backoff, self.rto_max)
 
-    def sample(self, rtt: int) -> None:
-        """Take a measurement of a segment that was sent once (RFC 6298 2.2, 2.3)."""
+    def sample(self, rtt: int, expected: int = 1) -> None:
+        """Take a measurement that is not ambiguous (RFC 6298 2.2, 2.3).
+
+        expected: how many of them a round trip brings; each then counts for less, so that the
+        history is as long as with one (RFC 7323 4.2).
+        """
         rtt = max(rtt, 1)
         if self.srtt == 0:
             self.srtt = rtt
             self.rttvar = rtt // 2
         else:
-            self.rttvar = (3 * self.rttvar + abs(self.srtt - rtt)) // 4
-            self.srtt = (7 * self.srtt + rtt) // 8
+            self.rttvar += (abs(self.srtt - rtt) - self.rttvar) // (4 * expected)
+            self.srtt += (rtt - self.srtt) // (8 * expected)
         # Linux bounds the variance term from below, not the sum: a peer that delays its
         # acknowledgements by up to rto_min then never causes a spurious timeout.
         self.base = min(self.srtt + max(self.rto_min, 4 * self.rttvar), self.rto_max)

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_options
-from services.tcp import options, receiver, recovery, sender, user_calls
+from services.tcp import (
+    acceptance,
+    options,
+    receiver,
+    recovery,
+    sack_recovery,
+    sender,
+    tail_loss,
+    user_calls,
+)
+from services.tcp.acceptance import challenge, may_challenge
+from services.tcp.sack import arrived_again
 from services.tcp.states import (
     CLOSE,
     CLOSED,
@@ -35,24 +46,23 @@ from services.tcp.transmit import send_syn
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
 
-_CHALLENGES = 10  # RFC 5961 section 7: so many a connection in _CHALLENGE_TIME
-_CHALLENGE_TIME = 1_000_000_000
-
 
 def segment_arrives(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> None:
     """A segment for a connection that exists, in any state but CLOSED and LISTEN."""
+    theirs = parse_options(header.options)  # may raise: before anything is changed
     tcb.segs_in += 1
     tcb.last_receive = now
     tcb.keep_probes = 0
     if tcb.state == SYN_SENT:
-        _syn_sent(stack, tcb, header, data, now)
+        _syn_sent(stack, tcb, header, theirs, data, now)
     else:
         header = _simultaneous_syn(tcb, header)
         if (
-            _check_sequence(stack, tcb, header, data, now)
+            (not tcb.ts_on or acceptance.check_timestamps(stack, tcb, header, theirs, data, now))
+            and _check_sequence(stack, tcb, header, data, now)
             and (not header.flags & RST or _check_reset(stack, tcb, header, now))
             and (not header.flags & SYN or _check_syn(stack, tcb, now))
-            and _check_ack(stack, tcb, header, data, now)
+            and _check_ack(stack, tcb, header, theirs, data, now)
         ):
             if header.flags & URG:
                 _check_urgent(stack, tcb, header)
@@ -71,7 +81,9 @@ def _answer(stack: Stack, tcb: Tcb, now: int) -> None:
 # --- 3.10.7.3: SYN-SENT ---------------------------------------------------------------------------
 
 
-def _syn_sent(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> None:
+def _syn_sent(
+    stack: Stack, tcb: Tcb, header: TcpHeader, theirs: Options, data: bytes, now: int
+) -> None:
     flags = header.flags
     acceptable = False
     if flags & ACK:  # first
@@ -89,11 +101,9 @@ def _syn_sent(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) 
     if not flags & SYN:  # fifth
         stack.drop("no_syn_in_syn_sent", now)
         return
-    theirs = parse_options(header.options)  # fourth
-    scaling = stack.cfg.window_scaling
-    tcb.irs = header.seq
+    tcb.irs = header.seq  # fourth
     tcb.rcv_nxt = tcb.ack_sent = seq.add(header.seq, 1)
-    options.negotiate(tcb, theirs, scaling)
+    options.negotiate(stack.cfg, tcb, theirs, now)
     tcb.snd_wnd = tcb.max_snd_wnd = header.window
     tcb.snd_wl1, tcb.snd_wl2 = header.seq, header.ack
     if acceptable:
@@ -125,7 +135,7 @@ def passive_open(
     """3.10.7.2, third: the block of a connection that comes in takes the SYN and answers it."""
     tcb.irs = header.seq
     tcb.rcv_nxt = tcb.ack_sent = seq.add(header.seq, 1)
-    options.negotiate(tcb, theirs, stack.cfg.window_scaling)
+    options.negotiate(stack.cfg, tcb, theirs, now)
     tcb.snd_wnd = tcb.max_snd_wnd = header.window
     tcb.snd_wl1, tcb.snd_wl2 = header.seq, tcb.iss
     _keep_early_text(tcb, header, data)
@@ -176,6 +186,9 @@ def _check_sequence(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
     elif length and not flags & SYN:
         stack.counters["tcp_out_of_window"] += 1
         tcb.ack_now = True
+        if ahead < 0 and data:  # all of it a repeat: RFC 2883
+            start = max(tcb.rcv_offset + ahead, 0)
+            arrived_again(tcb, start, min(start + len(data), tcb.rcv_offset))
     else:
         challenge(stack, tcb, now)
     return False
@@ -183,7 +196,7 @@ def _check_sequence(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
 
 def _repeat_syn_ack(stack: Stack, tcb: Tcb, now: int) -> None:
     """The SYN came again, so our SYN,ACK was lost: it says all that an ACK would."""
-    if _may_challenge(tcb, now):
+    if may_challenge(tcb, now):
         stack.counters["tcp_retrans_segs"] += 1
         tcb.rtt.timed_seq = None
         send_syn(stack, tcb, now)
@@ -223,24 +236,9 @@ def _check_syn(stack: Stack, tcb: Tcb, now: int) -> bool:
     return False
 
 
-def challenge(stack: Stack, tcb: Tcb, now: int) -> None:
-    """<SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>, but not without end (RFC 5961 section 7)."""
-    if _may_challenge(tcb, now):
-        stack.counters["tcp_challenge_ack"] += 1
-        stack.send_ack(tcb)
-    else:
-        stack.counters["tcp_challenge_ack_limited"] += 1
-
-
-def _may_challenge(tcb: Tcb, now: int) -> bool:
-    if now - tcb.challenge_start >= _CHALLENGE_TIME:
-        tcb.challenge_start = now
-        tcb.challenges = 0
-    tcb.challenges += 1
-    return tcb.challenges <= _CHALLENGES
-
-
-def _check_ack(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> bool:
+def _check_ack(
+    stack: Stack, tcb: Tcb, header: TcpHeader, theirs: Options, data: bytes, now: int
+) -> bool:
     """Fifth: without ACK the segment is dropped; what it acknowledges leaves the send queue."""
     if not header.flags & ACK:
         stack.drop("no_ack", now)
@@ -256,7 +254,11 @@ def _check_ack(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int)
     else:
         window = header.window << tcb.snd_scale
         if ahead > 0:
-            sender.acknowledged(stack, tcb, ack, now)
+            sender.acknowledged(stack, tcb, ack, theirs, now)
+        elif tcb.sack_ok:
+            if ahead == 0 and (theirs.sack or tcb.tlp_end >= 0):
+                sack_recovery.on_ack(stack, tcb, theirs, 0, tcb.flight, now)
+                tail_loss.schedule(stack, tcb, now)
         elif ahead == 0 and (
             not data
             and tcb.snd_una != tcb.snd_nxt

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
-from services.tcp import recovery
+from plywire.wire.tcp import Options
+from services.tcp import recovery, sack_recovery
 from services.tcp.congestion import ALGORITHMS, initial_window
+from services.tcp.options import echoed_rtt
+from services.tcp.sack_recovery import FRTO_SECOND, retransmit_lost
 from services.tcp.states import TRANSMITTING
+from services.tcp.tail_loss import schedule
 from services.tcp.tcb import CORK, PERSIST, RTO, Tcb
 from services.tcp.transmit import send_next
 
@@ -26,6 +30,11 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
     """
     if tcb.state not in TRANSMITTING or tcb.syn_unacked:
         return
+    board = tcb.board
+    if board.to_send and tcb.frto != FRTO_SECOND:
+        retransmit_lost(stack, tcb, now)
+        if board.to_send:
+            return  # what is missing goes before what is new
     buffer = tcb.snd_buf
     una = tcb.snd_una
     offset = buffer.start + ((tcb.snd_cursor - tcb.snd_buf_seq) & _MASK)
@@ -39,9 +48,15 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
         cc.on_idle(initial_window(stack.cfg.initial_window, mss))
     used = (tcb.snd_cursor - una) & _MASK
     congestion = cc.cwnd
-    if 0 < tcb.dup_acks < 3 and tcb.snd_cursor == tcb.snd_nxt and not tcb.in_recovery:
+    sacked = tcb.sack_ok
+    if sacked:
+        congestion += used - board.pipe
+        if tcb.islands:
+            mss -= _sack_length(tcb)
+    elif 0 < tcb.dup_acks < 3 and tcb.snd_cursor == tcb.snd_nxt and not tcb.in_recovery:
         congestion += tcb.dup_acks * mss  # RFC 3042: limited transmit, new data only
-    held = False
+    held = fin = False
+    before = tcb.snd_nxt
     while offset < end or offset == fin_offset:
         length = min(end - offset, mss)
         room = tcb.snd_wnd - used
@@ -62,7 +77,11 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
         offset += length
         used += length
         if fin:
-            return
+            break
+    if sacked and tcb.snd_nxt != before:
+        schedule(stack, tcb, now)
+    if fin:
+        return
     # Only a closed window leaves something behind while nothing is under way, and only a probe
     # finds out that it has opened again when the peer's word of it was lost (MUST-35).
     if not held and (offset < end or offset == fin_offset) and (tcb.id, RTO) not in stack.timers:
@@ -83,6 +102,12 @@ def _held_back(stack: Stack, tcb: Tcb, now: int) -> bool:
     return not tcb.nodelay and tcb.snd_una != tcb.snd_nxt and seq.gt(tcb.snd_small, tcb.snd_una)
 
 
+def _sack_length(tcb: Tcb) -> int:
+    """What the blocks take of a segment that also has data, as many as there are to report."""
+    most = 3 if tcb.ts_on else 4
+    return min(4 + 8 * min(len(tcb.islands), most), tcb.snd_mss // 2)
+
+
 def syn_acknowledged(stack: Stack, tcb: Tcb, now: int) -> None:
     """Our SYN has arrived: the window of data begins here."""
     rtt = tcb.rtt
@@ -101,7 +126,7 @@ def syn_acknowledged(stack: Stack, tcb: Tcb, now: int) -> None:
     stack.disarm(tcb, RTO)
 
 
-def acknowledged(stack: Stack, tcb: Tcb, ack: int, now: int) -> None:
+def acknowledged(stack: Stack, tcb: Tcb, ack: int, theirs: Options, now: int) -> None:
     """SND.UNA < SEG.ACK =< SND.NXT: let go of what is acknowledged (3.10.7.4, fifth)."""
     flight = tcb.flight
     count = seq.sub(ack, tcb.snd_una)
@@ -113,7 +138,13 @@ def acknowledged(stack: Stack, tcb: Tcb, ack: int, now: int) -> None:
         tcb.bytes_acked += data
         stack.mark(tcb)
     rtt = tcb.rtt
-    if rtt.timed_seq is not None and seq.ge(ack, rtt.timed_seq):
+    if tcb.sack_ok:
+        pass  # the scoreboard knows when what was sent
+    elif theirs.timestamps is not None and tcb.ts_on:
+        measured = echoed_rtt(tcb, theirs.timestamps[1], now)  # RTTM, RFC 7323 4.1
+        if measured:
+            rtt.sample(measured, -(-flight // (2 * tcb.snd_mss)))
+    elif rtt.timed_seq is not None and seq.ge(ack, rtt.timed_seq):
         rtt.timed_seq = None
         rtt.sample(now - rtt.timed_at)
     tcb.prev_una = tcb.snd_una
@@ -122,11 +153,17 @@ def acknowledged(stack: Stack, tcb: Tcb, ack: int, now: int) -> None:
         tcb.snd_cursor = ack
     tcb.retries = 0
     tcb.una_time = now
-    restart = recovery.on_new_ack(stack, tcb, count, flight, now)
+    restart = True
+    if tcb.sack_ok:
+        sack_recovery.on_ack(stack, tcb, theirs, count, flight, now)
+    else:
+        restart = recovery.on_new_ack(stack, tcb, count, flight, now)
     if ack == tcb.snd_nxt:
         stack.timers.cancel((tcb.id, RTO))  # RFC 6298 5.2
     elif restart and (tcb.id, RTO) in stack.timers:
         stack.timers.set((tcb.id, RTO), now + rtt.rto)  # RFC 6298 5.3
+    if tcb.sack_ok:
+        schedule(stack, tcb, now)
 
 
 def update_window(stack: Stack, tcb: Tcb, seq_number: int, ack: int, window: int) -> None:

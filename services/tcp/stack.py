@@ -26,11 +26,22 @@ from plywire.messages import (
 from plywire.roles import APP, IP
 from plywire.timers import Timers
 from plywire.wire.ipv4 import PROTOCOL_TCP
-from plywire.wire.tcp import ACK, FIN, RST, SYN, TcpHeader, encode
+from plywire.wire.tcp import (
+    ACK,
+    FIN,
+    MAX_OPTIONS,
+    RST,
+    SYN,
+    TcpHeader,
+    encode,
+    sack_option,
+    timestamps_option,
+)
 from services.tcp.isn import InitialSequenceNumbers
 from services.tcp.paths import PathTable
 from services.tcp.ports import Ports, Reservation
 from services.tcp.receiver import offer_window
+from services.tcp.sack import take_blocks
 from services.tcp.states import (
     ABORT,
     CLOSE,
@@ -65,8 +76,9 @@ class Stack:
     """Tables, timers, counters and the output queue of one TCP."""
 
     __slots__ = (
-        "app_generation", "by_handle", "by_id", "cfg", "connections", "counters", "dirty", "host",
-        "isn", "listeners", "listening", "next_handle", "next_id", "out", "paths", "ports",
+        "app_generation", "by_handle", "by_id", "cfg", "connections", "cookies_until", "counters",
+        "dirty", "host",
+        "isn", "listeners", "listening", "next_handle", "next_id", "now", "out", "paths", "ports",
         "reservations", "timers", "trace", "tracer", "waiting",
     )  # fmt: skip
 
@@ -75,6 +87,7 @@ class Stack:
         self.cfg = host.tcp
         self.tracer = tracer
         self.trace = 0  # of the input that is being worked on
+        self.now = 0  # when it came
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
         self.timers = Timers()
         self.out: list[Output] = []
@@ -90,6 +103,7 @@ class Stack:
         self.isn = InitialSequenceNumbers(rng.randbytes(32))
         self.ports = Ports(self.cfg.port_low, self.cfg.port_high, rng.randbytes(32))
         self.app_generation: int | None = None
+        self.cookies_until = 0  # an ACK may answer a SYN cookie until then
         self.next_id = 1
         self.next_handle = 1
 
@@ -191,8 +205,19 @@ class Stack:
         self, tcb: Tcb, flags: int, seq_number: int, payload: bytes = b"", options: bytes = b""
     ) -> None:
         """Hand a segment of a connection to ip. It acknowledges all there is (MUST-58)."""
-        # RFC 7323 2.2: the window of a SYN is never scaled.
-        window = min(tcb.rcv_wnd, 0xFFFF) if flags & SYN else offer_window(tcb)
+        if flags & SYN:
+            window = min(tcb.rcv_wnd, 0xFFFF)  # RFC 7323 2.2: the window of a SYN is never scaled
+        else:
+            window = offer_window(tcb)
+            if tcb.ts_on:
+                stamp = tcb.timestamp(self.now)
+                options = timestamps_option(stamp, tcb.ts_recent if flags & ACK else 0)
+            if tcb.sack_ok and (tcb.islands or tcb.dsack is not None) and not flags & RST:
+                room = MAX_OPTIONS - len(options)
+                if payload:
+                    room = min(room, tcb.snd_mss - len(payload))
+                if room >= 12:
+                    options += sack_option(take_blocks(tcb, (room - 4) >> 3))
         header = TcpHeader(
             tcb.local_port, tcb.remote_port, seq_number, tcb.rcv_nxt if flags & ACK else 0, flags,
             window, 0, options,

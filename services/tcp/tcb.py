@@ -6,8 +6,13 @@ from plywire import seq
 from plywire.config import TcpConfig
 from services.tcp.buffers import StreamBuffer
 from services.tcp.congestion import ALGORITHMS, CongestionControl
+from services.tcp.rack import Rack
 from services.tcp.rtt import RttEstimator
-from services.tcp.states import CLOSED
+from services.tcp.scoreboard import Scoreboard
+from services.tcp.states import CLOSED, TIME_WAIT
+
+TICK = 1_000_000
+"""Nanoseconds: the timestamp clock is Linux's of 1 ms (RFC 7323 5.4 allows 1 ms to 1 s)."""
 
 DEFAULT_MSS = 536  # RFC 9293 3.7.1 (MUST-15)
 
@@ -20,7 +25,9 @@ DELAYED_ACK = "delayed ack"
 KEEPALIVE = "keep-alive"
 CORK = "cork"
 LEFT_OVER = "left over"  # the end of TIME-WAIT, and of FIN-WAIT-2 without a program
-TIMER_KINDS = (RTO, PERSIST, DELAYED_ACK, KEEPALIVE, CORK, LEFT_OVER)
+REORDERING = "reordering"  # RACK: what is late now will be lost then
+TAIL_LOSS = "tail loss"
+TIMER_KINDS = (RTO, PERSIST, DELAYED_ACK, KEEPALIVE, CORK, LEFT_OVER, REORDERING, TAIL_LOSS)
 """The timers that a connection may have running."""
 
 # Fields that are numbers, strings or bytes, with what they are in a new block. Sequence numbers
@@ -65,10 +72,27 @@ _FIELDS: dict[str, object] = {
     "ack_sent": 0,  # rcv_nxt in the last segment sent
     "ack_now": False,  # an acknowledgement is owed at once
     "quick_acks": 0,  # segments still acknowledged at once
+    # --- timestamps (RFC 7323)
+    "ts_on": False,  # both SYNs had the option
+    "ts_offset": 0,  # what our clock is ahead of the host's, in ticks
+    "ts_recent": 0, "ts_recent_at": 0,  # TS.Recent, and when it was taken
     # --- loss recovery
     "dup_acks": 0, "recover": 0, "in_recovery": False, "partial_acks": 0,
     "prev_una": 0,  # snd_una before it last moved
     "limited_from": 0,  # snd_nxt at the first duplicate ACK: beyond it is limited transmit
+    # --- loss recovery with SACK; offsets count the stream's bytes
+    "sack_ok": False,  # both SYNs had SACK-permitted
+    "recover_at": 0,  # offset whose acknowledgement ends the recovery
+    "in_loss": False,  # what was in flight at a timeout is not all acknowledged yet
+    "frto": 0,  # how far F-RTO has come (services.tcp.sack_recovery)
+    "resizing": False,  # what the scoreboard has as lost was too big, or a probe: no congestion
+    "prr_delivered": 0, "prr_out": 0, "recover_fs": 0,
+    "tlp_end": -1, "tlp_again": False,  # of the tail loss probe under way; it was a repeat
+    # retransmissions since, and the clock and SND.UNA (as an offset) at, the first one
+    "undo_count": 0, "undo_stamp": 0, "undo_from": 0,
+    "delivery_rate": 0,  # bytes a second
+    "dsack_dups": 0,
+    "ato": 0,  # how long acknowledgements may be delayed
     "retries": 0,  # timeouts since the last progress
     "syn_retransmits": 0,
     "probes": 0, "probe_backoff": 0,  # of a closed window: unanswered, and sent
@@ -89,15 +113,20 @@ _FIELDS: dict[str, object] = {
 
 class Tcb:
     """One connection. `snd_buf` holds what is not acknowledged; `islands` what came early, as
-    (offset, bytes) in order and apart; `pending` what is in order and on its way to the app."""
+    (offset, bytes) in order and apart; `pending` what is in order and on its way to the app.
 
-    __slots__ = (*_FIELDS, "cc", "flush_trace", "islands", "pending", "rtt", "shown", "snd_buf")
+    sack_recent: offsets in the blocks to report first; dsack: a duplicate to report; undo: the
+    congestion control's state before a recovery that may turn out to be spurious."""
+
+    __slots__ = (*_FIELDS, "board", "cc", "dsack", "flush_trace", "islands", "pending", "rack",
+                 "rtt", "sack_recent", "shown", "snd_buf", "undo")  # fmt: skip
 
     def __init__(self, cfg: TcpConfig) -> None:
         for name, value in _FIELDS.items():
             setattr(self, name, value)
         self.send_buffer = cfg.send_buffer
         self.quick_acks = cfg.quick_acks
+        self.ato = cfg.delayed_ack
         self.keep_idle = cfg.keepalive_time
         self.keep_interval = cfg.keepalive_interval
         self.keep_count = cfg.keepalive_probes
@@ -107,6 +136,11 @@ class Tcb:
         self.snd_buf = StreamBuffer()
         self.islands: list[tuple[int, bytearray]] = []
         self.pending: list[bytes] = []
+        self.board = Scoreboard()
+        self.rack = Rack()
+        self.sack_recent: list[int] = []
+        self.dsack: tuple[int, int] | None = None
+        self.undo: list | None = None
         self.flush_trace = 0
         self.shown: dict[str, int | str] = {}
 
@@ -121,9 +155,18 @@ class Tcb:
         return seq.sub(self.snd_nxt, self.snd_una)
 
     @property
+    def snd_una_offset(self) -> int:
+        """SND.UNA as an offset; beyond the last byte when FIN is acknowledged."""
+        return self.snd_buf.start + seq.sub(self.snd_una, self.snd_buf_seq)
+
+    def timestamp(self, now: int) -> int:
+        """TSval: the connection's timestamp clock."""
+        return (now // TICK + self.ts_offset) & 0xFFFF_FFFF
+
+    @property
     def syn_unacked(self) -> bool:
-        """Our SYN (or SYN,ACK) is still to be acknowledged."""
-        return self.snd_una == self.iss
+        """Our SYN (or SYN,ACK) is still to be acknowledged. SND.UNA is ISS again after 4 GiB."""
+        return self.snd_una == self.iss and not self.bytes_acked
 
     @property
     def fin_acked(self) -> bool:
@@ -142,12 +185,18 @@ class Tcb:
 
     @property
     def receive_queue(self) -> int:
-        """Bytes in order that the program has not read."""
+        """Bytes in order that the program has not read and still can."""
+        if self.released or self.state == TIME_WAIT or self.state == CLOSED:
+            return 0
         return max(self.rcv_offset - self.rcv_acked, 0)
 
     def control(self) -> dict[str, int | str]:
-        """The block for people: numbers by the RFC's names, times in microseconds."""
+        """The block for people: numbers by the RFC's names, times in microseconds.
+
+        TIME-WAIT and CLOSED need endpoints and sequence numbers only: they have no buffers.
+        """
         rtt = self.rtt
+        buffers = self.state != TIME_WAIT and self.state != CLOSED
         return {
             "state": self.state,
             "local_address": _dotted(self.local_address),
@@ -162,17 +211,19 @@ class Tcb:
             "snd_wl2": self.snd_wl2,
             "snd_scale": self.snd_scale,
             "snd_mss": self.snd_mss,
+            "timestamps": int(self.ts_on),
+            "sack": int(self.sack_ok),
             "irs": self.irs,
             "rcv_nxt": self.rcv_nxt,
             "rcv_wnd": self.rcv_wnd,
             "rcv_up": self.rcv_up,
             "rcv_scale": self.rcv_scale,
             "rcv_mss": self.rcv_mss,
-            "send_queue": self.send_queue,
+            "send_queue": self.send_queue if buffers else 0,
             "receive_queue": self.receive_queue,
             "out_of_order": sum(len(data) for _, data in self.islands),
-            "send_buffer": self.send_buffer,
-            "receive_buffer": self.rcv_buf,
+            "send_buffer": self.send_buffer if buffers else 0,
+            "receive_buffer": self.rcv_buf if buffers else 0,
             "congestion": self.cc.name,
             "cwnd": self.cc.cwnd,
             "ssthresh": self.cc.ssthresh,
@@ -197,6 +248,51 @@ class Tcb:
             "released": int(self.released),
         }
 
+    def info(self, now: int) -> dict[str, int | str]:
+        """Linux's `struct tcp_info` by its names: times in microseconds, windows and counts of
+        unacked, sacked, lost and retrans in segments, rates in bytes a second."""
+        board = self.board
+        rtt = self.rtt
+        mss = self.snd_mss
+        unacked = len(board.segs) if self.sack_ok else -(-self.flight // mss)
+        return {
+            "state": self.state,
+            "ca_state": "Loss" if self.in_loss else "Recovery" if self.in_recovery
+            else "Disorder" if board.sacked else "Open",
+            "retransmits": self.retries,
+            "probes": self.probes,
+            "backoff": rtt.backoff,
+            "rto": rtt.rto // 1000,
+            "ato": self.ato // 1000,
+            "snd_mss": mss,
+            "rcv_mss": self.rcv_mss,
+            "unacked": unacked,
+            "sacked": board.sacked_count,
+            "lost": sum(seg.lost for seg in board.segs),
+            "retrans": sum(seg.again for seg in board.segs),
+            "total_retrans": self.retransmits,
+            "last_data_sent": (now - self.last_send) // 1_000_000,
+            "last_data_recv": (now - self.last_receive) // 1_000_000,
+            "pmtu": self.path_mtu,
+            "rtt": rtt.srtt // 1000,
+            "rttvar": rtt.rttvar // 1000,
+            "min_rtt": self.rack.min_rtt // 1000,
+            "snd_ssthresh": self.cc.ssthresh // mss,
+            "snd_cwnd": self.cc.cwnd // mss,
+            "reordering": 3 if not self.rack.reordering_seen else 3 + self.rack.reo_mult,
+            "rcv_space": self.rcv_buf,
+            "snd_wnd": self.snd_wnd,
+            "bytes_acked": self.bytes_acked,
+            "bytes_received": self.bytes_received,
+            "segs_out": self.segs_out,
+            "segs_in": self.segs_in,
+            "notsent_bytes": max(self.snd_buf.end - board.nxt, 0) if self.sack_ok else 0,
+            "delivery_rate": self.delivery_rate,
+            "delivered": board.delivered // mss,
+            "dsack_dups": self.dsack_dups,
+            "reord_seen": int(self.rack.reordering_seen),
+        }  # fmt: skip
+
     def to_state(self) -> list:
         """Everything that a successor needs, timers apart. Nothing may be pending."""
         return [
@@ -205,12 +301,15 @@ class Tcb:
             [self.cc.name, self.cc.to_state()],
             self.snd_buf.to_state(),
             [[offset, bytes(data)] for offset, data in self.islands],
+            [self.sack_recent, list(self.dsack) if self.dsack else None, self.undo],
+            self.board.to_state(),
+            self.rack.to_state(),
         ]
 
     @classmethod
     def from_state(cls, state: list, cfg: TcpConfig) -> Tcb:
         """What `to_state` described."""
-        values, rtt, (name, congestion), buffer, islands = state
+        values, rtt, (name, congestion), buffer, islands, sack, board, rack = state
         tcb = cls(cfg)
         for field, value in zip(_FIELDS, values, strict=True):
             setattr(tcb, field, value)
@@ -219,6 +318,11 @@ class Tcb:
         tcb.cc.restore(congestion)
         tcb.snd_buf = StreamBuffer.from_state(buffer)
         tcb.islands = [(offset, bytearray(data)) for offset, data in islands]
+        recent, dsack, tcb.undo = sack
+        tcb.sack_recent = list(recent)
+        tcb.dsack = tuple(dsack) if dsack else None
+        tcb.board = Scoreboard.from_state(board)
+        tcb.rack = Rack.from_state(rack)
         return tcb
 
 

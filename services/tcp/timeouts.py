@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.wire.tcp import ACK
-from services.tcp import recovery
+from services.tcp import recovery, sack_recovery, tail_loss
 from services.tcp.sender import push
 from services.tcp.states import (
     CLOSED,
@@ -18,7 +18,17 @@ from services.tcp.states import (
     TRANSMITTING,
     TWO_MSL,
 )
-from services.tcp.tcb import CORK, DELAYED_ACK, KEEPALIVE, LEFT_OVER, PERSIST, RTO, Tcb
+from services.tcp.tcb import (
+    CORK,
+    DELAYED_ACK,
+    KEEPALIVE,
+    LEFT_OVER,
+    PERSIST,
+    REORDERING,
+    RTO,
+    TAIL_LOSS,
+    Tcb,
+)
 from services.tcp.transmit import probe, retransmit_first
 
 if TYPE_CHECKING:
@@ -42,7 +52,8 @@ def _retransmission(stack: Stack, tcb: Tcb, now: int) -> None:
         tcb.syn_retransmits += 1
         retransmit_first(stack, tcb, now)
     else:
-        recovery.on_timeout(stack, tcb, now)
+        engine = sack_recovery if tcb.sack_ok else recovery
+        engine.on_timeout(stack, tcb, now)
         tcb.rtt.back_off()
     tcb.retries += 1
     when = now + tcb.rtt.rto
@@ -123,6 +134,11 @@ def _keepalive(stack: Stack, tcb: Tcb, now: int) -> None:
     stack.arm(tcb, KEEPALIVE, now + tcb.keep_interval)
 
 
+def _reordering(stack: Stack, tcb: Tcb, now: int) -> None:
+    sack_recovery.on_reordering_timer(stack, tcb, now)
+    push(stack, tcb, now)
+
+
 def _left_over(stack: Stack, tcb: Tcb, now: int) -> None:
     stack.say_closed(tcb, "", "")
     stack.change(tcb, GIVE_UP if tcb.state == FIN_WAIT_2 else TWO_MSL, now)
@@ -136,4 +152,6 @@ _HANDLERS = {
     CORK: _cork,
     KEEPALIVE: _keepalive,
     LEFT_OVER: _left_over,
+    REORDERING: _reordering,
+    TAIL_LOSS: tail_loss.probe,
 }

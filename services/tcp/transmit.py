@@ -11,6 +11,7 @@ from services.tcp.states import SYN_SENT
 from services.tcp.tcb import PERSIST, RTO, Tcb
 
 if TYPE_CHECKING:
+    from services.tcp.scoreboard import Sent
     from services.tcp.stack import Stack
 
 _MASK = 0xFFFF_FFFF
@@ -19,8 +20,7 @@ _MASK = 0xFFFF_FFFF
 def send_syn(stack: Stack, tcb: Tcb, now: int) -> None:
     """SYN, or SYN,ACK once the peer's SYN is known; starts the retransmission timer if need be."""
     flags = SYN if tcb.state == SYN_SENT else SYN | ACK
-    scaling = stack.cfg.window_scaling and (flags == SYN or tcb.rcv_scale > 0)
-    stack.send(tcb, flags, tcb.iss, b"", syn_options(tcb, scaling))
+    stack.send(tcb, flags, tcb.iss, b"", syn_options(stack.cfg, tcb, flags != SYN, now))
     tcb.last_send = now
     if not stack.armed(tcb, RTO):
         stack.arm(tcb, RTO, now + tcb.rtt.rto)
@@ -46,6 +46,10 @@ def send_next(stack: Stack, tcb: Tcb, offset: int, length: int, fin: bool, now: 
         if tcb.snd_una == cursor:
             tcb.una_time = now
         tcb.snd_nxt = following
+        if tcb.sack_ok:
+            tcb.board.sent(offset, offset + length + fin, now)
+            if tcb.in_recovery:
+                tcb.prr_out += length
         if length < tcb.snd_mss:
             tcb.snd_small = following
         if tcb.rtt.timed_seq is None:
@@ -82,6 +86,32 @@ def retransmit_first(stack: Stack, tcb: Tcb, now: int) -> int:
     return (una + length + fin) & _MASK
 
 
+def retransmit_segment(stack: Stack, tcb: Tcb, seg: Sent, now: int) -> None:
+    """Send a segment of the scoreboard again, or what of it the path takes now."""
+    board = tcb.board
+    buffer = tcb.snd_buf
+    if seg.end - seg.start > tcb.snd_mss and seg.start + tcb.snd_mss < buffer.end:
+        board.split(seg, tcb.snd_mss)
+    end = min(seg.end, buffer.end)
+    length = end - seg.start
+    flags = ACK
+    if seg.end > buffer.end:
+        flags |= FIN
+    if length and end == buffer.end:
+        flags |= PSH
+    data = buffer.read(seg.start, length) if length else b""
+    _count_retransmission(stack, tcb)
+    board.sent_again(seg, now)
+    if tcb.undo is not None:
+        tcb.undo_count += 1
+    if tcb.in_recovery:
+        tcb.prr_out += length
+    stack.send(tcb, flags, (tcb.snd_buf_seq + seg.start - buffer.start) & _MASK, data)
+    tcb.last_send = now
+    if not stack.armed(tcb, RTO):
+        stack.arm(tcb, RTO, now + tcb.rtt.rto)
+
+
 def probe(stack: Stack, tcb: Tcb, now: int) -> None:
     """Send one byte, or FIN, beyond a closed window, for the answer that it brings (3.8.6.1).
 
@@ -97,7 +127,14 @@ def probe(stack: Stack, tcb: Tcb, now: int) -> None:
     if tcb.snd_una == tcb.snd_nxt:
         tcb.snd_nxt = seq.add(tcb.snd_nxt, 1)
         tcb.una_time = now
-    tcb.snd_cursor = tcb.snd_una
+        if tcb.sack_ok:
+            tcb.board.sent(buffer.start, buffer.start + 1, now)
+    if tcb.sack_ok:
+        tcb.snd_cursor = tcb.snd_nxt
+        tcb.board.mark_lost(tcb.board.segs[0])
+        tcb.resizing = True
+    else:
+        tcb.snd_cursor = tcb.snd_una
     tcb.rtt.timed_seq = None
     tcb.last_send = now
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from services.tcp import options, receiver
+from services.tcp.isn import timestamp_offset
 from services.tcp.paths import Path
 from services.tcp.sender import push
 from services.tcp.states import (
@@ -40,11 +41,14 @@ def active_open(stack: Stack, tcb: Tcb, path: Path, limit: int, now: int) -> Non
 def prepare(stack: Stack, tcb: Tcb, path: Path, limit: int, now: int) -> None:
     """Give a block all that it needs before its SYN can be sent."""
     tcb.path_mtu = path.mtu
+    tcb.ts_offset = timestamp_offset(stack.isn.key, *tcb.key)
     tcb.snd_mss = options.effective_mss(tcb)
     tcb.rcv_limit = limit
     tcb.rcv_scale = options.receive_scale(limit) if stack.cfg.window_scaling else 0
     tcb.rcv_wnd = receiver.first_window(
-        tcb, options.local_mss(tcb), stack.cfg.initial_receive_window
+        tcb,
+        options.local_mss(tcb) if stack.cfg.whole_segments else 1,
+        stack.cfg.initial_receive_window,
     )
     tcb.iss = stack.isn.choose(*tcb.key, now)
     tcb.snd_una = tcb.iss

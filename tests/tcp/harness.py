@@ -237,13 +237,18 @@ class Peer:
         options: dict[str, int] | None = None,
         establish: bool = True,
         port: int = 80,
+        timestamps: int | None = None,
+        sack: bool = False,
+        rtt: int = 0,
         **tcp: object,
     ) -> None:
         self.raw = raw or Raw(**tcp)
+        self.tsval = timestamps  # the peer's clock, or None when it has no timestamps
+        self.tsecr = 0
         self.iss, self.window, self.passive = iss, window, passive
         self.snd = iss
         self.scale = scale
-        self.syn_options = Options(mss=mss, window_scale=scale)
+        self.syn_options = Options(mss=mss, window_scale=scale, sack_permitted=sack)
         self.handle = 2
         if passive:
             if not self.raw.layer.stack.listeners:
@@ -252,6 +257,7 @@ class Peer:
             self.send(SYN, options=self.syn_options)
             self.snd = add(iss, 1)
             self.synack = self.raw.only()
+            self._echo(self.synack)
             self.local_iss = self.synack.seq
             self.rcv = add(self.local_iss, 1)
             if establish:
@@ -264,11 +270,13 @@ class Peer:
         else:
             self.raw.connect(2, port, limit, **(options or {}))
             self.syn = self.raw.only()
+            self._echo(self.syn)
             header, _ = wire.decode_unchecked(self.syn.message.payload)
             self.local_port, self.remote_port = header.src_port, port
             self.local_iss = self.syn.seq
             self.rcv = add(self.local_iss, 1)
             if establish:
+                self.advance(rtt)
                 self.send(SYN | ACK, options=self.syn_options)
                 self.snd = add(iss, 1)
                 ack = self.raw.only()
@@ -291,6 +299,8 @@ class Peer:
         """A segment of this connection; seq and ack default to what is next."""
         if ack is None:
             ack = self.rcv if flags & ACK else 0
+        if self.tsval is not None and (options is None or options.timestamps is None):
+            options = (options or Options())._replace(timestamps=(self.tsval, self.tsecr))
         self.raw.segment(flags, self.snd if seq is None else seq, ack, data,
                          src_port=self.remote_port, dst_port=self.local_port,
                          window=self.window if window is None else window, options=options,
@@ -309,13 +319,29 @@ class Peer:
     def write(self, data: bytes, offset: int = 0) -> None:
         self.raw.write(data, offset, self.handle)
 
+    def sack(self, *blocks: tuple[int, int], **extra: object) -> None:
+        """Acknowledge nothing more, but report blocks, given as counts from `rcv` on."""
+        edges = tuple((add(self.rcv, left), add(self.rcv, right)) for left, right in blocks)
+        self.send(ACK, options=Options(sack=edges), **extra)
+
+    def _echo(self, got: Got) -> None:
+        if got.options.timestamps is not None:
+            self.tsecr = got.options.timestamps[0]
+
     def take(self) -> list[Got]:
-        return self.raw.take()
+        found = self.raw.take()
+        for item in found:
+            self._echo(item)
+        return found
 
     def only(self) -> Got:
-        return self.raw.only()
+        got = self.raw.only()
+        self._echo(got)
+        return got
 
     def advance(self, delta: int) -> None:
+        if self.tsval is not None:
+            self.tsval += delta // MS
         self.raw.advance(delta)
 
     @property

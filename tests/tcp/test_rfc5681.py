@@ -15,7 +15,7 @@ MSS = 1460
 
 def sending(segments: int = 60, **options: object) -> Peer:
     """A peer for which much data waits; its window does not limit."""
-    peer = Peer(scale=7, window=65_000, **options)
+    peer = Peer(congestion="newreno", scale=7, window=65_000, **options)
     peer.write(b"x" * MSS * segments)
     return peer
 
@@ -38,7 +38,7 @@ def test_initial_window_of_a_server() -> None:
 
 @pytest.mark.parametrize(("lost", "segments"), [(1, 10), (2, 1)])
 def test_initial_window_after_lost_syns(lost: int, segments: int) -> None:
-    peer = Peer(establish=False)
+    peer = Peer(congestion="newreno", establish=False)
     peer.advance((2**lost - 1) * SECOND)
     peer.take()
     peer.send(SYN | ACK, options=peer.syn_options)
@@ -78,7 +78,7 @@ def test_congestion_avoidance_grows_by_a_segment_a_window() -> None:
 
 
 def test_an_unused_window_does_not_grow() -> None:
-    peer = Peer()
+    peer = Peer(congestion="newreno")
     for offset in range(20):
         peer.write(b"x", offset)
         peer.take()
@@ -102,7 +102,7 @@ def test_a_second_timeout_of_the_same_segment_leaves_ssthresh() -> None:
 
 
 def test_ssthresh_is_two_segments_at_least() -> None:
-    peer = Peer()
+    peer = Peer(congestion="newreno")
     peer.write(b"x")
     peer.take()
     peer.advance(peer.tcb.rtt.rto)
@@ -154,7 +154,7 @@ def test_what_is_not_a_duplicate(change: dict) -> None:
 
 
 def test_nothing_in_flight_is_no_duplicate() -> None:
-    peer = Peer()
+    peer = Peer(congestion="newreno")
     for _ in range(5):
         peer.send(ACK)
     assert peer.tcb.dup_acks == 0

@@ -253,3 +253,18 @@ def test_idle_connection_needs_no_timer() -> None:
     peer.take()
     peer.advance(1 * SECOND)
     assert peer.raw.layer.deadline() is None
+
+
+def test_an_acknowledgement_of_iss_after_4_gib_is_not_one_before_the_syns() -> None:
+    """3.4: sequence numbers come round. The stream goes on where SND.UNA is ISS once more."""
+    peer = Peer()
+    peer.write(b"x" * 1000)
+    peer.take()
+    peer.ack(1000)
+    peer.tcb.iss = peer.tcb.snd_una  # as if 4 GiB lay between
+    peer.write(b"y" * 1000, 1000)
+    (sent,) = peer.take()
+    assert sent.data == b"y" * 1000
+    peer.ack(1000)
+    assert peer.take() == []
+    assert peer.tcb.snd_una == peer.tcb.snd_nxt

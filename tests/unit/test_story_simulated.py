@@ -110,7 +110,7 @@ def test_tcp_makes_a_header_and_ip_and_ethernet_put_theirs_in_front(drawn):
 def test_the_header_is_shown_with_bit_widths_when_asked(play):
     text = "\n".join(play.draw(bits=True))
     for row in (r"16 src_port +\d+", r"16 dst_port +80", r"32 seq +\d+", r"32 ack +0",
-                r"4 data_offset +7 words", r"4 reserved +0",
+                r"4 data_offset +10 words", r"4 reserved +0",
                 r"8 flags +CWR=0 ECE=0 URG=0 ACK=0 PSH=0 RST=0 SYN=1 FIN=0", r"16 window +64240",
                 r"16 checksum +0x", r"16 urgent +0", r"32 option mss +1460"):  # fmt: skip
         assert re.search(rf"│ +{row}", text), row

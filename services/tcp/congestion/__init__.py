@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from services.tcp.congestion.cubic import Cubic
 from services.tcp.congestion.newreno import NewReno
 
 
@@ -20,6 +21,9 @@ class CongestionControl(Protocol):
 
     def on_ack(self, acked: int, mss: int, srtt: int, now: int) -> None:
         """New data was acknowledged while the window was in full use and nothing is missing."""
+
+    def on_rtt(self, rtt: int, una: int, nxt: int) -> None:
+        """A round trip was measured; una and nxt: SND.UNA and SND.NXT as stream offsets."""
 
     def on_loss(self, flight: int, mss: int, now: int) -> None:
         """Fast retransmit has found a loss: set ssthresh; the caller sets cwnd meanwhile."""
@@ -40,7 +44,11 @@ class CongestionControl(Protocol):
         """Take over from `to_state`."""
 
 
-ALGORITHMS: dict[str, Callable[[int], CongestionControl]] = {NewReno.name: NewReno}
+ALGORITHMS: dict[str, Callable[[int], CongestionControl]] = {
+    Cubic.name: Cubic,
+    NewReno.name: NewReno,
+    "reno": NewReno,  # Linux's name of it
+}
 """Factories by name; each takes the initial window in bytes."""
 
 

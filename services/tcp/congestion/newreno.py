@@ -26,6 +26,9 @@ class NewReno:
             self._counted -= self.cwnd
             self.cwnd += mss
 
+    def on_rtt(self, rtt: int, una: int, nxt: int) -> None:
+        """Delay says nothing to it."""
+
     def on_loss(self, flight: int, mss: int, now: int) -> None:
         """RFC 5681 3.2, equation 4."""
         self.ssthresh = max(flight // 2, 2 * mss)

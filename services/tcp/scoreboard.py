@@ -1,0 +1,244 @@
+"""What the sender knows of each segment in flight, as SACK lets it know (RFC 2018, RFC 6675).
+
+Positions are stream offsets, which do not wrap; FIN takes the one behind the last byte. A segment
+of which a block covers only a part counts as not received: nothing is ever split on a peer's word.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from operator import attrgetter
+
+_START = attrgetter("start")
+_STATE = ("start", "end", "sent_at", "sacked", "lost", "again", "ever", "delivered",
+          "delivered_at")  # fmt: skip
+
+
+class Sent:
+    """A segment in flight. lost: given up, and to be sent again; again: a retransmission of it is
+    in flight; ever: it was retransmitted at some time."""
+
+    __slots__ = _STATE
+
+    def __init__(
+        self, start: int, end: int, sent_at: int, delivered: int, delivered_at: int
+    ) -> None:
+        self.start = start
+        self.end = end
+        self.sent_at = sent_at
+        self.sacked = self.lost = self.again = self.ever = False
+        self.delivered = delivered
+        self.delivered_at = delivered_at
+
+
+class Delivery:
+    """What one acknowledgement says.
+
+    newly: bytes that it is the first to report; sacked: those of them in blocks. newest: the
+    segment sent last of what it delivers, None when nothing. rtt: nanoseconds from a segment that
+    was sent once, or 0. original: something sent before `mark` and never again has arrived.
+    reordered: something arrived after what was sent later. dsack: the duplicate reported, or None.
+    """
+
+    __slots__ = ("dsack", "newest", "newly", "original", "reordered", "rtt", "sacked")
+
+    def __init__(self) -> None:
+        self.newly = self.sacked = self.rtt = 0
+        self.newest: Sent | None = None
+        self.original = self.reordered = False
+        self.dsack: tuple[int, int] | None = None
+
+
+class Scoreboard:
+    """The segments between `una` and `nxt`, in order; sums are bytes.
+
+    `pipe` is RFC 6675's estimate of what is in the network. mark: where `nxt` was when the last
+    timeout happened.
+    """
+
+    __slots__ = ("again", "delivered", "delivered_at", "high_sacked", "lost", "mark", "nxt",
+                 "sacked", "sacked_count", "segs", "to_send", "una")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.segs: list[Sent] = []
+        self.una = self.nxt = 0
+        self.sacked = self.lost = self.again = 0
+        self.sacked_count = 0
+        self.to_send = 0  # lost and not in flight again
+        self.high_sacked = 0
+        self.mark = 0
+        self.delivered = 0
+        self.delivered_at = 0
+
+    @property
+    def pipe(self) -> int:
+        """Bytes thought to be in the network."""
+        return self.nxt - self.una - self.sacked - self.lost + self.again
+
+    def sent(self, start: int, end: int, now: int) -> None:
+        """New data has gone out."""
+        if not self.segs:
+            self.delivered_at = now
+        self.segs.append(Sent(start, end, now, self.delivered, self.delivered_at))
+        self.nxt = end
+
+    def sent_again(self, seg: Sent, now: int) -> None:
+        """A segment was retransmitted."""
+        size = seg.end - seg.start
+        if not seg.again:
+            self.again += size
+            if seg.lost:
+                self.to_send -= size
+        seg.again = seg.ever = True
+        seg.sent_at = now
+        seg.delivered, seg.delivered_at = self.delivered, self.delivered_at
+
+    def split(self, seg: Sent, size: int) -> None:
+        """Cut a segment that is longer than the path takes now."""
+        rest = Sent(seg.start + size, seg.end, seg.sent_at, seg.delivered, seg.delivered_at)
+        rest.lost, rest.again, rest.ever = seg.lost, seg.again, seg.ever
+        seg.end = rest.start
+        self.segs.insert(bisect_left(self.segs, rest.start, key=_START), rest)
+
+    def mark_lost(self, seg: Sent) -> None:
+        """Give a segment, or its retransmission, up."""
+        size = seg.end - seg.start
+        if seg.again:
+            seg.again = False
+            self.again -= size
+            if seg.lost:
+                self.to_send += size
+        if not seg.lost:
+            seg.lost = True
+            self.lost += size
+            self.to_send += size
+
+    def mark_all_lost(self) -> None:
+        """Give all up that was not reported as received."""
+        for seg in self.segs:
+            if not seg.sacked:
+                self.mark_lost(seg)
+
+    def unmark(self) -> None:
+        """Nothing was lost after all."""
+        for seg in self.segs:
+            seg.lost = False
+        self.lost = self.to_send = 0
+
+    def forget_sacks(self) -> None:
+        """The receiver has reneged (RFC 2018 8): what it reported is not certain any more."""
+        for seg in self.segs:
+            seg.sacked = False
+        self.sacked = self.sacked_count = self.high_sacked = 0
+
+    def update(self, una: int, blocks: list[tuple[int, int]], now: int) -> Delivery:
+        """Take an acknowledgement up to `una`, with its SACK blocks in the order they came in."""
+        found = Delivery()
+        if una > self.una:
+            self._cumulative(una, found)
+        if blocks:
+            if _is_duplicate(blocks, una):  # RFC 2883 section 4
+                found.dsack = blocks[0]
+                blocks = blocks[1:]
+            for left, right in blocks:
+                if una < right <= self.nxt and left < right:
+                    self._block(left, right, found)
+        if found.newly:
+            self.delivered += found.newly
+            self.delivered_at = now
+        newest = found.newest
+        if newest is not None and not newest.ever:
+            # Of all that it reports, the last sent is what let it come: the rest may have arrived
+            # long ago, with acknowledgements that were lost. Karn: not of what was sent twice.
+            found.rtt = now - newest.sent_at
+        return found
+
+    def _cumulative(self, una: int, found: Delivery) -> None:
+        count = 0
+        for seg in self.segs:
+            if seg.end > una:
+                break
+            self._arrived(seg, found)
+            if seg.sacked:
+                self.sacked -= seg.end - seg.start
+                self.sacked_count -= 1
+            count += 1
+        del self.segs[:count]
+        if self.segs and self.segs[0].start < una:
+            seg = self.segs[0]
+            size = una - seg.start
+            seg.start = una
+            if seg.sacked:
+                self.sacked -= size
+            else:
+                found.newly += size
+                self.lost -= size * seg.lost
+                self.again -= size * seg.again
+                self.to_send -= size * (seg.lost and not seg.again)
+        self.una = una
+
+    def _block(self, left: int, right: int, found: Delivery) -> None:
+        segs = self.segs
+        for index in range(bisect_left(segs, left, key=_START), len(segs)):
+            seg = segs[index]
+            if seg.end > right:
+                break
+            if not seg.sacked:
+                self._arrived(seg, found)
+                seg.sacked = True
+                found.sacked += seg.end - seg.start
+                self.sacked += seg.end - seg.start
+                self.sacked_count += 1
+                if seg.end > self.high_sacked:
+                    self.high_sacked = seg.end
+
+    def _arrived(self, seg: Sent, found: Delivery) -> None:
+        """A segment was delivered: heard now for the first time, unless it was sacked before."""
+        if seg.sacked:
+            return
+        size = seg.end - seg.start
+        found.newly += size
+        if seg.lost:
+            self.lost -= size
+            if not seg.again:
+                self.to_send -= size
+        if seg.again:
+            self.again -= size
+        if not seg.ever:
+            if seg.start < self.mark:
+                found.original = True
+            if seg.end < self.high_sacked:
+                found.reordered = True
+        seg.lost = seg.again = False
+        newest = found.newest
+        if newest is None or (seg.sent_at, seg.end) > (newest.sent_at, newest.end):
+            found.newest = seg
+
+    def to_state(self) -> list:
+        """Sums and segments."""
+        return [[getattr(self, name) for name in self.__slots__ if name != "segs"],
+                [[getattr(seg, name) for name in _STATE] for seg in self.segs]]  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: list) -> Scoreboard:
+        """What `to_state` described."""
+        board = cls()
+        names = [name for name in cls.__slots__ if name != "segs"]
+        for name, value in zip(names, state[0], strict=True):
+            setattr(board, name, value)
+        for row in state[1]:
+            seg = Sent(0, 0, 0, 0, 0)
+            for name, value in zip(_STATE, row, strict=True):
+                setattr(seg, name, value)
+            board.segs.append(seg)
+        return board
+
+
+def _is_duplicate(blocks: list[tuple[int, int]], una: int) -> bool:
+    """Is the first block a D-SACK: below the acknowledgement, or inside the second block?"""
+    left, right = blocks[0]
+    if left >= right:
+        return False
+    if right <= una:
+        return True
+    return len(blocks) > 1 and blocks[1][0] <= left and right <= blocks[1][1]
