@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("compose.yaml", "Dockerfile", ".dockerignore", "pyproject.toml", "constraints.txt",
            "README.md", "plywire", "services", "examples", "docs", "deploy")  # fmt: skip
 PORTS = ("LAB", "H1", "H2", "H3", "R1", "T1", "METRICS")
-MADE_BASE = "plywire-base:tests"
+MADE_BASE = f"plywire-base:tests-{os.getpid()}"
 DEADLINE = 60.0
 
 
@@ -158,7 +158,8 @@ def project(base, tmp_path_factory):
     yield project
     everything = ("--profile", "*", "down", "-v", "--remove-orphans", "-t", "2")
     project.compose(*everything, check=False)
-    run("docker", "image", "rm", "-f", project.image, check=False)
+    images = run("docker", "image", "ls", "-q", "--filter", f"reference={name}")
+    run("docker", "image", "rm", "-f", *set(images.split()), check=False)
 
 
 @pytest.fixture(scope="session")
