@@ -45,7 +45,12 @@ _CONNECTION_GAUGES = (
     ("plywire_tcp_send_window_bytes", "What the peer has room for.", "snd_wnd", 1),
     ("plywire_tcp_receive_window_bytes", "What was offered to the peer.", "rcv_wnd", 1),
     ("plywire_tcp_send_queue_bytes", "Not acknowledged by the peer.", "send_q", 1),
-    ("plywire_tcp_receive_queue_bytes", "Not read by the program.", "recv_q", 1),
+    (
+        "plywire_tcp_receive_queue_bytes",
+        "Not read by the program, by what TCP was told.",
+        "recv_q",
+        1,
+    ),
 )
 _CONNECTION_COUNTERS = (
     ("plywire_tcp_retransmits", "Segments that were sent again.", "retransmits"),

@@ -40,8 +40,16 @@ _LISTENING = frozenset({"LISTEN", "CLOSED"})
 # Linux's ss leaves these out too unless it is asked for all.
 _HIDDEN = frozenset({"LISTEN", "CLOSED", "TIME-WAIT", "SYN-RECEIVED"})
 
-_TIMERS = {"rto": "on", "persist": "persist", "keep-alive": "keepalive", "left over": "timewait",
-           "delayed ack": "unknown", "cork": "unknown"}  # fmt: skip
+_TIMERS = {
+    "rto": "on",
+    "reordering": "on",
+    "tail loss": "on",
+    "persist": "persist",
+    "keep-alive": "keepalive",
+    "left over": "timewait",
+    "delayed ack": "unknown",
+    "cork": "unknown",
+}
 """Names of ss by tcp's; the first that runs is shown, as the kernel has one at a time."""
 
 _INFINITE = 1 << 30
@@ -83,30 +91,51 @@ def ss_json(rows: Iterable[SocketRow], show: Show = CONNECTED) -> list[dict[str,
 
 
 def info_text(info: Mapping[str, Any]) -> str:
-    """What `ss -i` says of a connection: cwnd and ssthresh in segments, times in ms."""
-    mss = max(int(info.get("snd_mss", 0)), 1)
-    words = [str(info.get("congestion", ""))]
-    if info.get("snd_scale") or info.get("rcv_scale"):
-        words.append(f"wscale:{info['snd_scale']},{info['rcv_scale']}")
-    rtt, cwnd = info.get("srtt_us", 0), info.get("cwnd", 0)
+    """What `ss -i` says of a connection: cwnd and ssthresh in segments, times in ms.
+
+    info: the control block, and under `tcp_info` what a tcp that keeps it has of Linux's struct.
+    """
+    tcp_info = info.get("tcp_info", {})
+    mss = max(info.get("snd_mss", 0), 1)
+    cwnd, rtt = info.get("cwnd", 0) // mss, info.get("srtt_us", 0)
+    words = [word for word, key in _FLAGS if info.get(key)]
+    words.append(info.get("congestion", ""))
+    scales = info.get("snd_scale", 0), info.get("rcv_scale", 0)
+    if any(scales):
+        words.append(f"wscale:{scales[0]},{scales[1]}")
     _number(words, "rto", info.get("rto_us", 0) / 1000)
     _number(words, "backoff", info.get("backoff", 0))
     if rtt:
         words.append(f"rtt:{rtt / 1000:g}/{info.get('rttvar_us', 0) / 1000:g}")
+    _number(words, "ato", tcp_info.get("ato", 0) / 1000)
     for name, key in _SIZES:
         _number(words, name, info.get(key, 0))
-    _number(words, "cwnd", cwnd // mss)
+    _number(words, "cwnd", cwnd)
     if info.get("ssthresh", _INFINITE) < _INFINITE:
         _number(words, "ssthresh", info["ssthresh"] // mss)
     for name in _TOTALS:
         _number(words, name, info.get(name, 0))
     if rtt:
-        words.append(f"send {round(cwnd // mss * mss * 8e6 / rtt)}bps")
+        words.append(f"send {cwnd * mss * 8_000_000 // rtt}bps")
+    _number(words, "lastsnd", tcp_info.get("last_data_sent", 0))
+    _number(words, "lastrcv", tcp_info.get("last_data_recv", 0))
+    if tcp_info.get("delivery_rate"):
+        words.append(f"delivery_rate {tcp_info['delivery_rate'] * 8}bps")
+    _number(words, "delivered", tcp_info.get("delivered", 0))
     flight = (info.get("snd_nxt", 0) - info.get("snd_una", 0)) & 0xFFFF_FFFF
-    _number(words, "unacked", -(-flight // mss))
+    _number(words, "unacked", tcp_info.get("unacked", -(-flight // mss)))
     if info.get("retransmits"):
-        words.append(f"retrans:{info.get('retries', 0)}/{info['retransmits']}")
+        words.append(
+            f"retrans:{tcp_info.get('retrans', info.get('retries', 0))}/{info['retransmits']}"
+        )
+    for name in ("lost", "sacked", "dsack_dups"):
+        _number(words, name, tcp_info.get(name, 0))
+    if tcp_info.get("reordering", 3) != 3:
+        words.append(f"reordering:{tcp_info['reordering']}")
+    for name in ("reord_seen", "rcv_space"):
+        _number(words, name, tcp_info.get(name, 0))
     _number(words, "notsent", max(info.get("send_queue", 0) - flight, 0))
+    _number(words, "minrtt", tcp_info.get("min_rtt", 0) / 1000)
     for name in ("snd_wnd", "rcv_wnd"):
         _number(words, name, info.get(name, 0))
     return " ".join(filter(None, words))
@@ -124,6 +153,7 @@ def timer_text(milliseconds: int) -> str:
     return f"{seconds}.{rest:03}ms" if seconds else f"{rest:03}ms"
 
 
+_FLAGS = (("ts", "timestamps"), ("sack", "sack"))
 _SIZES = (("mss", "snd_mss"), ("pmtu", "path_mtu"), ("rcvmss", "rcv_mss"))
 _TOTALS = ("bytes_sent", "bytes_retrans", "bytes_acked", "bytes_received", "segs_out", "segs_in",
            "data_segs_out", "data_segs_in")  # fmt: skip

@@ -101,8 +101,8 @@ def test_ss_tin(plywire, lab):
     (place,) = [index for index, line in enumerate(lines) if f"10.0.0.1:{lab} " in line]
     assert lines[place].split() == ["ESTAB", "0", "0", f"10.0.0.1:{lab}", "10.0.0.2:80"]
     info = lines[place + 1]
-    assert re.match(r"\t newreno|\t cubic", info)
-    assert re.search(r" wscale:\d+,\d+ rto:[\d.]+ rtt:[\d.]+/[\d.]+ mss:\d+ ", info)
+    assert re.match(r"\t (ts )?(sack )?(newreno|cubic) ", info)
+    assert re.search(r" wscale:\d+,\d+ rto:[\d.]+ rtt:[\d.]+/[\d.]+ (ato:\d+ )?mss:\d+ ", info)
     assert re.search(r" cwnd:\d+ ", info)
     assert " bytes_acked:6553" in info
 

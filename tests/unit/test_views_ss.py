@@ -23,6 +23,32 @@ LOST = BULK | {
     "ssthresh": 29_200, "rto_us": 816_000, "backoff": 2, "retries": 2, "retransmits": 5,
     "srtt_us": 110_500, "rttvar_us": 15_250, "timers_ms": {"rto": 1500, "keep-alive": 7_100_000},
 }  # fmt: skip
+SELECTIVE = LOST | {
+    "handle": 5,
+    "congestion": "cubic",
+    "timestamps": 1,
+    "sack": 1,
+    "snd_mss": 1448,
+    "timers_ms": {"tail loss": 42},
+    "tcp_info": {
+        "ca_state": "Recovery",
+        "ato": 40_000,
+        "unacked": 12,
+        "sacked": 3,
+        "lost": 2,
+        "retrans": 1,
+        "total_retrans": 5,
+        "last_data_sent": 8,
+        "last_data_recv": 0,
+        "min_rtt": 2125,
+        "reordering": 4,
+        "rcv_space": 131_072,
+        "delivery_rate": 3_000_000,
+        "delivered": 120,
+        "dsack_dups": 1,
+        "reord_seen": 1,
+    },
+}
 FRESH = {
     "handle": 4, "snd_una": 7, "snd_nxt": 8, "snd_wnd": 0, "snd_scale": 0, "snd_mss": 536,
     "rcv_wnd": 65_535, "rcv_scale": 0, "rcv_mss": 536, "send_queue": 0, "congestion": "newreno",
@@ -34,6 +60,7 @@ ROWS = [
     SocketRow("h1", "ESTABLISHED", 0, 20_000, "10.0.0.1:40000", "10.0.0.2:80", BULK),
     SocketRow("h1", "ESTABLISHED", 0, 1460, "10.0.0.1:40001", "10.0.0.254:8080", LOST),
     SocketRow("h1", "SYN-SENT", 0, 0, "10.0.0.1:40002", "10.0.0.2:81", FRESH),
+    SocketRow("h1", "CLOSE-WAIT", 0, 1460, "10.0.0.1:40003", "10.0.0.2:80", SELECTIVE),
     SocketRow("h1", "TIME-WAIT", 0, 0, "10.0.0.1:39999", "10.0.0.2:80",
               FRESH | {"timers_ms": {"left over": 59_200}}),
     SocketRow("h2", "LISTEN", 1, 128, "0.0.0.0:80", "0.0.0.0:*"),
@@ -54,7 +81,7 @@ ROWS = [
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_table(name, show, host):
-    check(f"{name}.txt", ss_lines(ROWS if host else ROWS[:4], show, with_host=host))
+    check(f"{name}.txt", ss_lines(ROWS if host else ROWS[:5], show, with_host=host))
 
 
 def test_no_socket_at_all():
@@ -65,6 +92,7 @@ def test_no_socket_at_all():
 def test_json_has_the_layers_own_units():
     rows = ss_json(ROWS)
     assert [row["local"] for row in rows] == ["10.0.0.1:40000", "10.0.0.1:40001", "10.0.0.1:40002",
+                                              "10.0.0.1:40003",
                                               "10.0.0.2:80"]  # fmt: skip
     assert rows[0]["info"] == BULK
 
@@ -103,8 +131,8 @@ def test_the_order_is_that_of_ss_itself():
             ["ss", "-tinH", f"( sport = :{port} or dport = :{port} )"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-    ours = LABEL.findall(info_text(LOST | {"bytes_sent": 1, "data_segs_out": 1}))
-    assert len(ours) > 12
+    ours = LABEL.findall(info_text(SELECTIVE | {"bytes_sent": 1, "data_segs_out": 1}))
+    assert len(ours) > 24
     for line in done.stdout.splitlines():
         if not line.startswith("\t"):
             continue
