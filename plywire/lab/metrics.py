@@ -181,9 +181,9 @@ def _of_connections(readings: Sequence[Reading]) -> list[Metric]:
     for name, words, key, unit in _CONNECTION_GAUGES:
         gauge = GaugeMetricFamily(name, words, labels=_PATH)
         for host, row in rows:
-            value = row.get(key)
-            unknown = (key == "srtt_us" and not value) or (key == "ssthresh" and value >= _INFINITE)
-            if value is not None and not unknown:
+            value = row.get(key)  # a simpler tcp has fewer
+            unknown = value is None or (key == "srtt_us" and not value)
+            if not unknown and not (key == "ssthresh" and value >= _INFINITE):
                 gauge.add_metric([host, row["local"], row["peer"]], value / unit)
         found.append(gauge)
     for name, words, key in _CONNECTION_COUNTERS:

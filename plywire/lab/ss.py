@@ -115,7 +115,7 @@ def info_text(info: Mapping[str, Any]) -> str:
         _number(words, "ssthresh", info["ssthresh"] // mss)
     for name in _TOTALS:
         _number(words, name, info.get(name, 0))
-    if rtt:
+    if rtt and cwnd:
         words.append(f"send {cwnd * mss * 8_000_000 // rtt}bps")
     _number(words, "lastsnd", tcp_info.get("last_data_sent", 0))
     _number(words, "lastrcv", tcp_info.get("last_data_recv", 0))

@@ -27,7 +27,8 @@ READINGS = [
     Reading("h1", "tcp", "services.tcp:create", 7, 12.5, "up", 1,
             {"pid": 7, "cpu_ns": 250_000_000, "traffic": {"app": PIPE, "ip": PIPE},
              "counters": {"tcp_retrans_segs": 5, "tcp_curr_estab": 2, "drop_no_ack": 1}},
-            [CONNECTION, FRESH, {"odd": 1}]),
+            [CONNECTION, FRESH, {"local": "10.0.0.1:2", "peer": "10.0.0.2:80", "srtt_us": 1000},
+             {"odd": 1}]),
     Reading("h1", "ip", 'a "quoted\\ name":\ncreate', 0, 0.0, "down", 3, None, []),
 ]  # fmt: skip
 

@@ -99,6 +99,9 @@ def test_json_has_the_layers_own_units():
 
 def test_a_tcp_that_says_little():
     assert info_text({"state": "ESTABLISHED", "cwnd": 10}) == "cwnd:10"
+    assert info_text({"srtt_us": 6703, "rttvar_us": 5271, "snd_mss": 1460}) == (
+        "rtt:6.703/5.271 mss:1460"
+    )
 
 
 @pytest.mark.parametrize(
