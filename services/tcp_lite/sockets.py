@@ -90,7 +90,7 @@ class Block:
                  "snd_wl1", "snd_wl2", "snd_mss", "irs", "rcv_nxt", "rcv_wnd", "rcv_mss",
                  "backoff", "retries", "segs_in", "segs_out", "retransmits")  # fmt: skip
         gone = self.state in (CLOSED, TIME_WAIT)
-        unread = 0 if self.released else max(self.rcv_offset - self.rcv_acked, 0)
+        unread = 0 if gone or self.released else max(self.rcv_offset - self.rcv_acked, 0)
         return {name: getattr(self, name) for name in names} | {
             "local_address": dotted(self.local_address),
             "remote_address": dotted(self.remote_address),
