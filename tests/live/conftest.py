@@ -84,10 +84,14 @@ class Peer:
 
 
 class Capture:
-    """The kernel's end of the TAP, captured by sniff.py; `finish` gives the file."""
+    """The kernel's end of the TAP, captured by sniff.py; `finish` gives the file.
+
+    also_expected: what tshark may note of it, beside what it may always.
+    """
 
     def __init__(self, namespace: str, interface: str, path: Path) -> None:
         self.path = path
+        self.also_expected: tuple[str, ...] = ()
         self._process = subprocess.Popen(
             ["ip", "netns", "exec", namespace, sys.executable, "-m", "tests.live.sniff",
              interface, str(path)],
@@ -162,4 +166,4 @@ def capture(setup, tmp_path):
 
     running = Capture(setup.namespace, setup.interface, tmp_path / "kernel.pcapng")
     yield running
-    judge(running.finish())
+    judge(running.finish(), running.also_expected)

@@ -36,6 +36,15 @@ REPEATS = (
 )
 """What a wire that loses or reorders also brings about."""
 
+TAIL_PROBES = (
+    "This frame is a (suspected) retransmission",
+    "This frame is a (suspected) spurious retransmission",
+    "Duplicate ACK (#1)",
+    "D-SACK Sequence",
+)
+"""What a tail loss probe brings about that went out while the answer was on its way (RFC 8985 7.2:
+after two round trips; many connections at once make some take longer than those before them)."""
+
 PROBES = ("TCP Zero Window Probe", "TCP keep-alive", "ACK to a TCP keep-alive")
 """What a reader that stops also brings about."""
 

@@ -18,7 +18,7 @@ from plywire.lab.control import LabClient
 from plywire.lab.ping import run_ping
 from plywire.lab.service import Service
 from tests.live.conftest import KERNEL, PLYWIRE
-from tests.live.judge import fields
+from tests.live.judge import TAIL_PROBES, fields
 from tests.live.peer import pattern
 
 TEN_MB = 10_000_000
@@ -206,7 +206,8 @@ def wait_for_socket(setup, port, condition):
 
 
 @pytest.mark.parametrize("opener", ["kernel", "plywire"])
-def test_fifty_connections_at_once(setup, listener, opener):
+def test_fifty_connections_at_once(setup, listener, capture, opener):
+    capture.also_expected = TAIL_PROBES
     data = pattern(50_000)
     digest = hashlib.sha256(data).hexdigest()
     names = [f"c{index}" for index in range(CONNECTIONS)]
