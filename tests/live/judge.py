@@ -45,7 +45,12 @@ TAIL_PROBES = (
 """What a tail loss probe brings about that went out while the answer was on its way (RFC 8985 7.2:
 after two round trips; many connections at once make some take longer than those before them)."""
 
-PROBES = ("TCP Zero Window Probe", "TCP keep-alive", "ACK to a TCP keep-alive")
+PROBES = (
+    "TCP Zero Window Probe",
+    "ACK to a TCP Zero Window Probe",
+    "TCP keep-alive",
+    "ACK to a TCP keep-alive",
+)
 """What a reader that stops also brings about."""
 
 
