@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 
 from benchmarks import chain, rpc
+from benchmarks.workload import PAUSE
 from plywire.lab.supervisor import Lab
 
 CONNECT_HOPS = 12
@@ -105,8 +106,8 @@ def main(connects: int, megabytes: int, path: str | None) -> None:
     """Measure plywire beside its floors."""
     click.echo(f"plywire bench: {platform.machine()}, {os.cpu_count()} cores, Python "
                f"{platform.python_version()}")  # fmt: skip
-    hops = chain.hop_latency(CONNECT_HOPS, connects)
-    calls = rpc.unary_latency(connects)
+    hops = chain.hop_latency(CONNECT_HOPS, connects, PAUSE)
+    calls = rpc.unary_latency(connects, PAUSE)
     single = chain.throughput(batch=1)
     batched = chain.throughput(batch=chain.BATCH)
     with Lab() as lab:

@@ -62,8 +62,12 @@ def _chain(hops: int) -> Iterator[tuple[zmq.Socket, zmq.Socket]]:
             context.destroy(0)
 
 
-def hop_latency(hops: int = 12, rounds: int = 2000) -> list[float]:
-    """Seconds that a small message takes through `hops` pipes, for each round, sorted."""
+def hop_latency(hops: int, rounds: int, pause: float) -> list[float]:
+    """Seconds that a small message takes through `hops` pipes, for each round, sorted.
+
+    pause: seconds between two rounds, as between two connects: cores fall asleep in it, and caches
+    are used by others.
+    """
     message = msgpack.packb([1, 2, 3, b"x" * 40])
     times = []
     with _chain(hops) as (first, last):
@@ -73,6 +77,7 @@ def hop_latency(hops: int = 12, rounds: int = 2000) -> list[float]:
             last.recv()
             if index >= 100:  # the first ones warm caches
                 times.append(time.perf_counter() - start)
+            time.sleep(pause)
     return sorted(times)
 
 

@@ -29,8 +29,8 @@ async def serve(target: str) -> None:
     await server.wait_for_termination()
 
 
-def unary_latency(rounds: int) -> list[float]:
-    """Seconds of each call, sorted."""
+def unary_latency(rounds: int, pause: float) -> list[float]:
+    """Seconds of each call, sorted; `pause` seconds lie between two."""
     with tempfile.TemporaryDirectory(prefix="plywire-bench-") as folder:
         target = f"unix:{folder}/echo.sock"
         process = subprocess.Popen([sys.executable, "-m", "benchmarks.rpc", target])
@@ -44,6 +44,7 @@ def unary_latency(rounds: int) -> list[float]:
                     call(b"0123456789")
                     if index >= 100:
                         times.append(time.perf_counter() - start)
+                    time.sleep(pause)
         finally:
             process.kill()
             process.wait()

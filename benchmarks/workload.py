@@ -18,8 +18,8 @@ PAUSE = 0.01
 def connect(target: str, address: str, port: str, count: str) -> dict:
     """Connect and close, one after the other: seconds of each connect(), sorted.
 
-    The pause lets the close of one connection end before the next one is measured, as the raw hops
-    have the machine to themselves too.
+    The pause lets the close of one connection end before the next one is measured; the floor is
+    measured with the same pause.
     """
     times = []
     with Stack(target) as stack:
