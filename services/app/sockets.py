@@ -120,6 +120,9 @@ class Socket:
         control = dict(tcp or {})
         state = control.pop("state", "") or self.state_name()
         congestion = control.pop("congestion", "")
+        unacknowledged = send.used if send and self.handle else 0
+        if send and "bytes_acked" in control:  # TCP's word is newer than the credit it saves up
+            unacknowledged = max(send.accepted - int(control["bytes_acked"]), 0)
         return SocketInfo(
             descriptor=self.descriptor,
             session=self.session,
@@ -129,7 +132,7 @@ class Socket:
             send_offset=send.accepted if send else 0,
             receive_offset=receive.delivered if receive else 0,
             receive_queue=receive.waiting if receive else len(self.queue),
-            send_queue=send.used if send and self.handle else 0,
+            send_queue=unacknowledged,
             control={key: value for key, value in control.items() if isinstance(value, int)},
             congestion=str(congestion),
         )

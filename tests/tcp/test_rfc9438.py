@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
+from plywire.config import TcpConfig, host
+from plywire.errors import ConfigError
+from plywire.trace import Tracer
+from services.tcp import create
 from services.tcp.congestion import ALGORITHMS
 from services.tcp.congestion.cubic import Cubic
 
@@ -103,6 +109,11 @@ def test_a_program_chooses_by_tcp_congestion(name: str) -> None:
 
 def test_a_host_chooses_in_its_configuration() -> None:
     assert Peer(congestion="newreno").raw.info()["congestion"] == "newreno"
+
+
+def test_a_congestion_control_that_is_not_there_is_refused_at_the_start() -> None:
+    with pytest.raises(ConfigError, match=r"hosts\.h1\.tcp\.congestion: 'bbr' is unknown"):
+        create(host("h1", "10.0.0.1/24", tcp=TcpConfig(congestion="bbr")), Random(1), Tracer())
 
 
 def test_state_survives_a_swap() -> None:

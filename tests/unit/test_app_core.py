@@ -229,6 +229,17 @@ def test_get_socket_asks_tcp_for_its_control_block():
     assert (info.local, info.remote) == (("10.0.0.1", 40_000), PEER)
 
 
+def test_the_send_queue_is_what_the_peer_has_not_acknowledged():
+    """TCP saves up credit, so app alone would count what has been acknowledged since."""
+    app = Program()
+    fd = app.connected()
+    app.send(fd, b"x" * 1000)
+    call = app.get_socket(fd)
+    query = app.heard()[-1]
+    app.say(Info(1, query.handle, {"state": "ESTABLISHED", "bytes_acked": 900}))
+    assert call.result().send_queue == 100
+
+
 def test_get_socket_answers_without_tcp_after_a_second():
     app = Program()
     fd = app.connected()
