@@ -83,13 +83,10 @@ def labs_up(lab: str) -> list[str]:
 
 
 def _lock(directory: Path) -> Lock:
-    for _ in range(5):  # `holder`, asked by others, has the lock for a moment too
-        try:
-            return Lock(directory / LOCK)
-        except Held as error:
-            held = error
-            time.sleep(0.02)
-    raise LabIsUp(held.pid, directory) from None
+    try:
+        return Lock(directory / LOCK)
+    except Held as held:
+        raise LabIsUp(held.pid, directory) from None
 
 
 def _held(directory: Path) -> dict[str, int]:

@@ -12,8 +12,8 @@ import socket
 import time
 from pathlib import Path
 
-_ATTEMPTS = 4
-_INSTANT = 0.002
+_ATTEMPTS = 6
+_INSTANT = 0.02
 
 
 class Held(OSError):
