@@ -37,8 +37,14 @@ class TcpConfig:
     keepalive_time: int = 7200 * SECOND
     keepalive_interval: int = 75 * SECOND
     keepalive_probes: int = 9
-    send_buffer: int = 1 << 20  # bytes
-    receive_buffer: int = 1 << 20  # bytes; the credit that app gives
+    # Buffers: bytes of payload, of which SO_SNDBUF and SO_RCVBUF show twice as many. These are the
+    # largest; a connection starts with the smaller ones and grows, unless tune_buffers is false.
+    send_buffer: int = 2 << 20
+    receive_buffer: int = 3 << 20
+    send_buffer_start: int = 8 << 10
+    receive_buffer_start: int = 64 << 10
+    tune_buffers: bool = True
+    memory: int = 256 << 20  # bytes that all connections may hold before it is scarce
     initial_receive_window: int = 65_535  # at most this in the first window offered
     window_scaling: bool = True
     timestamps: bool = True
@@ -68,8 +74,9 @@ PROFILES: dict[str, TcpConfig] = {
         time_wait=60 * SECOND,
         keepalive_probes=8,
         backlog_max=128,
-        send_buffer=256 << 10,
-        receive_buffer=256 << 10,
+        send_buffer=2 << 20,
+        receive_buffer=2 << 20,
+        send_buffer_start=32 << 10,
         initial_receive_window=65_535,
         whole_segments=False,
         option_order="bsd",
@@ -111,7 +118,7 @@ class AppConfig:
     """Numbers of the socket layer."""
 
     max_descriptors: int = 4096
-    receive_buffer: int = 1 << 20  # bytes a socket; the credit given to TCP
+    receive_buffer: int = 3 << 20  # bytes a socket at most; the credit given to TCP
     listen: str = ""  # the API's address; "" is a unix socket in the run directory
 
 
@@ -471,6 +478,8 @@ _RANGES = {
     "initial_receive_window": (1, 65_535),
     "send_buffer": (1, 1 << 30),
     "receive_buffer": (1, 1 << 30),  # the widest window that RFC 7323 can name
+    "send_buffer_start": (1, 1 << 30),
+    "receive_buffer_start": (1, 1 << 30),
     "max_descriptors": (1, 1 << 20),
     "arp_tries": (1, 100),
     "arp_entries": (1, 1 << 20),

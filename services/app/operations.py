@@ -221,7 +221,7 @@ class Operations:
                 socket.receive.buffer = socket.options[name]
                 self._streaming.grow_credit(socket, trace)
             elif name == "SO_SNDBUF" and socket.send is not None:
-                socket.send.size = socket.options[name]
+                socket.send.size, socket.send.fixed = socket.options[name], True
             elif name == "TCP_CORK":
                 socket.corked = False  # the program's own word counts from here
             return Call().resolve(None)

@@ -61,8 +61,8 @@ def defaults(host: HostConfig) -> dict[str, int]:
         "SO_KEEPALIVE": 0,
         "SO_LINGER": NO_LINGER,
         "SO_OOBINLINE": 0,
-        "SO_SNDBUF": tcp.send_buffer,
-        "SO_RCVBUF": host.app.receive_buffer,
+        "SO_SNDBUF": first_sizes(host)[0],
+        "SO_RCVBUF": first_sizes(host)[1],
         "TCP_NODELAY": 0,
         "TCP_CORK": 0,
         "TCP_QUICKACK": 1,
@@ -74,6 +74,15 @@ def defaults(host: HostConfig) -> dict[str, int]:
         "TCP_USER_TIMEOUT": 0,
         "TCP_LINGER2": tcp.fin_wait_2 // SECOND,
     }
+
+
+def first_sizes(host: HostConfig) -> tuple[int, int]:
+    """Bytes that the buffers of a connection begin with, to send and to receive, as TCP has it."""
+    tcp, most = host.tcp, host.app.receive_buffer
+    if not tcp.tune_buffers:
+        return tcp.send_buffer, most
+    return (min(tcp.send_buffer_start, tcp.send_buffer),
+            min(tcp.receive_buffer_start, tcp.receive_buffer, most))  # fmt: skip
 
 
 def checked(name: str, value: int, host: HostConfig) -> int:

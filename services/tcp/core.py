@@ -113,6 +113,7 @@ class TcpLayer:
                 "next": [stack.next_id, stack.next_handle, self._app.bind_seed],
                 "app_generation": stack.app_generation,
                 "cookies_until": stack.cookies_until,
+                "scarce": stack.memory.scarce,
                 "counters": dict(stack.counters),
                 "out": [[to, message.KIND, list(message)] for to, message in stack.out],
             }
@@ -129,6 +130,7 @@ class TcpLayer:
         stack.app_generation = saved["app_generation"]
         stack.cookies_until = saved["cookies_until"]
         stack.counters.update(saved["counters"])
+        stack.memory.scarce = saved["scarce"]
         for row in saved["reservations"]:
             reservation = Reservation(*row)
             stack.ports.adopt(reservation)
@@ -141,6 +143,7 @@ class TcpLayer:
         for row in saved["connections"]:
             tcb = Tcb.from_state(row, stack.cfg)
             stack.enter(tcb)
+            stack.memory.held += tcb.held
             holder = stack.listeners.get(tcb.listener)
             if holder is not None and not tcb.accepted and tcb.handle:
                 waits = holder.embryonic if tcb.state == SYN_RECEIVED else holder.queue
@@ -151,7 +154,7 @@ class TcpLayer:
         stack.out = [Output(to, _message(kind, fields)) for to, kind, fields in saved["out"]]
 
     def describe(self, topic: str, now: int) -> object:
-        """`connections` (as `ss -tin`), `listeners`, `counters`."""
+        """`connections` (as `ss -tin`), `listeners`, `counters`, `memory`."""
         stack = self.stack
         if topic == "connections":
             timers: dict[int, dict[str, int]] = {}
@@ -164,6 +167,8 @@ class TcpLayer:
             established = sum(tcb.state in ("ESTABLISHED", "CLOSE-WAIT")
                               for tcb in stack.by_id.values())  # fmt: skip
             return {**stack.counters, "tcp_curr_estab": established}
+        if topic == "memory":
+            return stack.memory.state()
         raise KeyError(topic)
 
     # --- from ip ----------------------------------------------------------------------------------

@@ -96,6 +96,10 @@ def set_option(tcb: Tcb, name: str, value: int | str) -> None:
     if flag is not None:
         setattr(tcb, flag, value != 0)
         return
+    if name == "SO_RCVBUF":
+        tcb.rcv_ssthresh, tcb.rcv_locked = value, True
+        return
+    tcb.snd_locked |= name == "SO_SNDBUF"
     number = _NUMBERS.get(name)
     if number is not None:
         field, unit, low = number

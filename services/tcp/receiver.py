@@ -6,6 +6,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from services.tcp.autotune import SCARCE, room
 from services.tcp.sack import arrived_again, arrived_early, is_known
 from services.tcp.tcb import DELAYED_ACK, Tcb
 
@@ -18,11 +19,11 @@ MAX_ISLANDS = 256
 
 def first_window(tcb: Tcb, mss: int, largest: int) -> int:
     """The window of a SYN: whole segments (Linux's 64,240 at an MSS of 1,460), not scaled."""
-    window = min(tcb.rcv_limit - tcb.rcv_offset, largest, 0xFFFF)
+    window = min(room(tcb, False), largest, 0xFFFF)
     return window // mss * mss if window >= mss else window
 
 
-def offer_window(tcb: Tcb) -> int:
+def offer_window(tcb: Tcb, scarce: bool) -> int:
     """The window field of the segment that is about to be sent; `rcv_wnd` becomes what it offers.
 
     Silly-window avoidance (RFC 9293 3.8.6.2.2, MUST-39): the right edge stays where it is until it
@@ -30,7 +31,7 @@ def offer_window(tcb: Tcb) -> int:
     scaling brings (RFC 7323 2.4): what was once offered is accepted all the same.
     """
     window = tcb.rcv_wnd
-    free = tcb.rcv_limit - tcb.rcv_offset
+    free = room(tcb, scarce)
     grow = free - window
     if grow > 0 and (grow >= tcb.rcv_mss or 2 * grow >= tcb.rcv_buf):
         window = free
@@ -43,12 +44,12 @@ def offer_window(tcb: Tcb) -> int:
     return field
 
 
-def window_opened(tcb: Tcb) -> bool:
+def window_opened(tcb: Tcb, tuned: bool, scarce: bool) -> bool:
     """Has the program read so much that the peer should hear of it at once? When the window would
-    be twice what it is, as Linux; and, as BSD, after two segments if that is much of the buffer:
-    every acknowledgement goes out before the program has read, and would keep the window of a small
-    buffer from ever being full."""
-    free = tcb.rcv_limit - tcb.rcv_offset
+    be twice what it is, as Linux; and, as BSD, after two segments if that is much of a buffer that
+    cannot grow: every acknowledgement goes out before the program has read, and would keep the
+    window of a small buffer from ever being full."""
+    free = room(tcb, scarce)
     grow = free - tcb.rcv_wnd
     worth = grow >= tcb.rcv_mss or 2 * grow >= tcb.rcv_buf
     scaled = min(free >> tcb.rcv_scale, 0xFFFF) << tcb.rcv_scale
@@ -58,7 +59,7 @@ def window_opened(tcb: Tcb) -> bool:
         and (
             scaled >= 2 * tcb.rcv_wnd
             or tcb.rcv_wnd < tcb.rcv_mss
-            or grow >= max(2 * tcb.rcv_mss, tcb.rcv_buf >> 4)
+            or (not tuned and grow >= max(2 * tcb.rcv_mss, tcb.rcv_buf >> 4))
         )
     )
 
@@ -132,6 +133,10 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
     if not data:
         return
     size = len(data)
+    if stack.memory.used_up and tcb.held >= SCARCE * tcb.rcv_mss:
+        stack.counters["tcp_rcvq_drop"] += 1  # Linux's TCPRcvQDrop: it will come again
+        tcb.ack_now = True
+        return
     if size > tcb.rcv_mss:
         tcb.rcv_mss = size
     if offset != tcb.rcv_offset:
@@ -141,6 +146,7 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
             arrived_again(tcb, offset, offset + size)
         elif store(tcb, offset, data):
             arrived_early(tcb, offset)
+            stack.memory.account(tcb)
         else:
             stack.drop("too_many_islands", now)
         return

@@ -13,6 +13,7 @@ from plywire import seq
 from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_options
 from services.tcp import (
     acceptance,
+    autotune,
     options,
     receiver,
     recovery,
@@ -66,6 +67,8 @@ def segment_arrives(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
         ):
             if header.flags & URG:
                 _check_urgent(stack, tcb, header)
+            if data:
+                autotune.measure(tcb, theirs, len(data), now)
             _text(stack, tcb, header, data, now)
     if tcb.state != CLOSED:
         _answer(stack, tcb, now)
@@ -299,6 +302,7 @@ def _ack_of_syn(stack: Stack, tcb: Tcb, header: TcpHeader, ahead: int, now: int)
 
 def _established(stack: Stack, tcb: Tcb, event: str, now: int) -> None:
     stack.change(tcb, event, now)
+    autotune.established(stack, tcb, now)
     stack.say_opened(tcb)
     if tcb.keepalive:
         stack.arm(tcb, KEEPALIVE, now + tcb.keep_idle)

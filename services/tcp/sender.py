@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.wire.tcp import Options
-from services.tcp import recovery, sack_recovery
+from services.tcp import autotune, recovery, sack_recovery
 from services.tcp.congestion import ALGORITHMS, initial_window
 from services.tcp.options import echoed_rtt
 from services.tcp.sack_recovery import FRTO_SECOND, retransmit_lost
@@ -158,6 +158,7 @@ def acknowledged(stack: Stack, tcb: Tcb, ack: int, theirs: Options, now: int) ->
         sack_recovery.on_ack(stack, tcb, theirs, count, flight, now)
     else:
         restart = recovery.on_new_ack(stack, tcb, count, flight, now)
+    autotune.grow_send(stack, tcb)
     if ack == tcb.snd_nxt:
         stack.timers.cancel((tcb.id, RTO))  # RFC 6298 5.2
     elif restart and (tcb.id, RTO) in stack.timers:

@@ -37,7 +37,9 @@ from plywire.wire.tcp import (
     sack_option,
     timestamps_option,
 )
+from services.tcp.autotune import send_limit
 from services.tcp.isn import InitialSequenceNumbers
+from services.tcp.memory import Memory
 from services.tcp.paths import PathTable
 from services.tcp.ports import Ports, Reservation
 from services.tcp.receiver import offer_window
@@ -78,7 +80,7 @@ class Stack:
     __slots__ = (
         "app_generation", "by_handle", "by_id", "cfg", "connections", "cookies_until", "counters",
         "dirty", "host",
-        "isn", "listeners", "listening", "next_handle", "next_id", "now", "out", "paths", "ports",
+        "isn", "listeners", "listening", "memory", "next_handle", "next_id", "now", "out", "paths", "ports",
         "reservations", "timers", "trace", "tracer", "waiting",
     )  # fmt: skip
 
@@ -89,6 +91,7 @@ class Stack:
         self.trace = 0  # of the input that is being worked on
         self.now = 0  # when it came
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
+        self.memory = Memory(self.cfg.memory, self.counters)
         self.timers = Timers()
         self.out: list[Output] = []
         self.dirty: dict[int, Tcb] = {}  # connections whose app must be told something
@@ -144,6 +147,7 @@ class Stack:
         if listener is not None:
             listener.forget(tcb.id)
         self.dirty.pop(tcb.id, None)
+        self.memory.forget(tcb)
         del self.connections[tcb.key]
         del self.by_id[tcb.id]
         self.by_handle.pop(tcb.handle, None)
@@ -208,7 +212,7 @@ class Stack:
         if flags & SYN:
             window = min(tcb.rcv_wnd, 0xFFFF)  # RFC 7323 2.2: the window of a SYN is never scaled
         else:
-            window = offer_window(tcb)
+            window = offer_window(tcb, self.memory.scarce)
             if tcb.ts_on:
                 stamp = tcb.timestamp(self.now)
                 options = timestamps_option(stamp, tcb.ts_recent if flags & ACK else 0)
@@ -264,7 +268,7 @@ class Stack:
     def say_opened(self, tcb: Tcb) -> None:
         """The connection is ESTABLISHED; how far the app may send."""
         tcb.opened = True
-        tcb.told_limit = tcb.snd_buf.start + tcb.send_buffer
+        tcb.told_limit = send_limit(self, tcb)
         tcb.told_acked = tcb.snd_buf.end
         self.tell(Opened(self.trace, tcb.handle, tcb.listener, tcb.local_address, tcb.local_port,
                          tcb.remote_address, tcb.remote_port, tcb.told_limit))  # fmt: skip
@@ -296,6 +300,7 @@ class Stack:
     def flush(self, tcb: Tcb) -> None:
         """Tell the app what is new: bytes in order, the end of the stream, credit."""
         self.dirty.pop(tcb.id, None)
+        self.memory.account(tcb)
         if not tcb.opened or not tcb.handle:
             if tcb.released or not tcb.handle:
                 tcb.pending.clear()
@@ -313,7 +318,7 @@ class Stack:
             if not tcb.released:
                 self.tell(End(trace, tcb.handle, tcb.rcv_offset))
         acked = tcb.snd_buf.end
-        limit = max(tcb.snd_buf.start + tcb.send_buffer, tcb.told_limit)
+        limit = send_limit(self, tcb)
         grown = limit - tcb.told_limit
         # Credit that only grows is saved up, unless the app may be waiting for it.
         step = tcb.send_buffer >> 2

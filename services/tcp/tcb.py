@@ -54,6 +54,7 @@ _FIELDS: dict[str, object] = {
     "snd_buf_seq": 0,  # sequence number of the send buffer's first byte
     "snd_small": 0,  # end of the last segment smaller than the MSS (Nagle as Minshall has it)
     "send_buffer": 0,  # its size
+    "snd_locked": False,  # the program has set it
     "fin_offset": -1,  # where the stream to send ends; -1: not known yet
     "fin_sent": False,
     "told_acked": 0, "told_limit": 0,  # the app's credit as last sent
@@ -65,6 +66,11 @@ _FIELDS: dict[str, object] = {
     "rcv_offset": 0,  # of rcv_nxt in the stream
     "rcv_limit": 0,  # the app's credit
     "rcv_acked": 0,  # what the program has read
+    "rcv_ssthresh": 0,  # the receive buffer: what may be offered beyond what was read
+    "rcv_locked": False,  # the program has set it
+    "rcv_rtt": 0, "rcv_rtt_at": 0, "rcv_rtt_end": 0, "rcv_tsecr": -1,  # services.tcp.autotune
+    "rcvq_space": 0, "rcvq_from": 0, "rcvq_time": 0,  # read in a round trip; this one's start
+    "held": 0,  # bytes that services.tcp.memory counts
     "rcv_mss": DEFAULT_MSS,  # the largest segment seen
     "rcv_fin": -1,  # offset of a FIN that came before its turn
     "rcv_ended": False,  # the peer's FIN was taken
@@ -124,7 +130,10 @@ class Tcb:
     def __init__(self, cfg: TcpConfig) -> None:
         for name, value in _FIELDS.items():
             setattr(self, name, value)
-        self.send_buffer = cfg.send_buffer
+        self.send_buffer, self.rcv_ssthresh = cfg.send_buffer, cfg.receive_buffer
+        if cfg.tune_buffers:
+            self.send_buffer = min(cfg.send_buffer_start, cfg.send_buffer)
+            self.rcv_ssthresh = min(cfg.receive_buffer_start, cfg.receive_buffer)
         self.quick_acks = cfg.quick_acks
         self.ato = cfg.delayed_ack
         self.keep_idle = cfg.keepalive_time
@@ -175,8 +184,8 @@ class Tcb:
 
     @property
     def rcv_buf(self) -> int:
-        """The size of the program's receive buffer, as its credit says."""
-        return self.rcv_limit - self.rcv_acked
+        """The size of the receive buffer: of what it was tuned to, and of the program's credit."""
+        return min(self.rcv_limit - self.rcv_acked, self.rcv_ssthresh)
 
     @property
     def send_queue(self) -> int:
@@ -280,7 +289,9 @@ class Tcb:
             "snd_ssthresh": self.cc.ssthresh // mss,
             "snd_cwnd": self.cc.cwnd // mss,
             "reordering": 3 if not self.rack.reordering_seen else 3 + self.rack.reo_mult,
-            "rcv_space": self.rcv_buf,
+            "rcv_rtt": self.rcv_rtt // 1000,
+            "rcv_space": self.rcvq_space,
+            "rcv_ssthresh": self.rcv_ssthresh,
             "snd_wnd": self.snd_wnd,
             "bytes_acked": self.bytes_acked,
             "bytes_received": self.bytes_received,

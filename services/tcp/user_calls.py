@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
-from services.tcp import options, receiver
+from services.tcp import autotune, options, receiver
 from services.tcp.isn import timestamp_offset
 from services.tcp.paths import Path
 from services.tcp.sender import push
@@ -44,7 +44,8 @@ def prepare(stack: Stack, tcb: Tcb, path: Path, limit: int, now: int) -> None:
     tcb.ts_offset = timestamp_offset(stack.isn.key, *tcb.key)
     tcb.snd_mss = options.effective_mss(tcb)
     tcb.rcv_limit = limit
-    tcb.rcv_scale = options.receive_scale(limit) if stack.cfg.window_scaling else 0
+    largest = max(limit, tcb.rcv_ssthresh)
+    tcb.rcv_scale = options.receive_scale(largest) if stack.cfg.window_scaling else 0
     tcb.rcv_wnd = receiver.first_window(
         tcb,
         options.local_mss(tcb) if stack.cfg.whole_segments else 1,
@@ -83,12 +84,16 @@ def receive(stack: Stack, tcb: Tcb, acked: int, limit: int, now: int) -> None:
     if acked > tcb.rcv_offset:
         stack.drop("credit_beyond_stream", now)
         return
-    tcb.rcv_acked = max(tcb.rcv_acked, acked)
-    if limit <= tcb.rcv_limit:
+    if acked <= tcb.rcv_acked and limit <= tcb.rcv_limit:
         return
-    tcb.rcv_limit = limit
-    if tcb.state in SYNCHRONIZED and not tcb.rcv_ended and receiver.window_opened(tcb):
-        stack.send_ack(tcb)
+    tcb.rcv_acked = max(tcb.rcv_acked, acked)
+    tcb.rcv_limit = max(tcb.rcv_limit, limit)
+    stack.memory.account(tcb)
+    autotune.program_has_read(stack, tcb, now)
+    if tcb.state in SYNCHRONIZED and not tcb.rcv_ended:
+        tuned = stack.cfg.tune_buffers and not tcb.rcv_locked
+        if receiver.window_opened(tcb, tuned, stack.memory.scarce):
+            stack.send_ack(tcb)
 
 
 def shut(stack: Stack, tcb: Tcb, offset: int, now: int) -> None:

@@ -75,11 +75,14 @@ class Got(NamedTuple):
 class Raw:
     """One layer between a scripted peer below and a scripted app above.
 
-    Sequence numbers are those of the wire. `iss` forces the layer's initial sequence number.
+    Sequence numbers are those of the wire. `iss` forces the layer's initial sequence number. The
+    buffers are fixed at BUFFER, so that a script need not heed credit, unless `tune_buffers` is set.
     """
 
     def __init__(self, iss: int = 1000, mtu: int = 1500, hello: bool = True, **tcp: object) -> None:
         config = host("h1", "10.0.0.1/24")
+        if not tcp.get("tune_buffers"):
+            tcp = {"send_buffer": BUFFER, "receive_buffer": BUFFER, "tune_buffers": False} | tcp
         self.config = replace(config, tcp=replace(config.tcp, **tcp))
         self.now = 10 * SECOND
         self.events: list[Event] = []

@@ -40,6 +40,7 @@ def measure(
         send_buffer=buffer,
         receive_buffer=buffer,
         congestion=congestion,
+        tune_buffers=False,
     )
     pair.a.buffer = pair.b.buffer = buffer
     started = pair.now
