@@ -23,6 +23,8 @@ from plywire.messages import (
 )
 from plywire.roles import TCP
 from services.tcp import listener, options, user_calls
+from services.tcp.congestion import ALGORITHMS
+from services.tcp.info import tcp_info
 from services.tcp.paths import ANY, LOOPBACK
 from services.tcp.ports import Reservation
 from services.tcp.sender import push
@@ -225,5 +227,14 @@ class AppCalls:
 
     def _query(self, message: Query, now: int) -> None:
         stack = self.stack
-        item = stack.by_handle.get(message.handle) or stack.listeners.get(message.handle)
-        stack.tell(Info(message.trace, message.handle, item.control() if item else {}))
+        handle, topic = message.handle, message.topic
+        tcb = stack.by_handle.get(handle)
+        item = tcb or stack.listeners.get(handle)
+        fields: dict[str, int | str] = {}
+        if topic == "congestion":
+            fields = dict.fromkeys(sorted(ALGORITHMS), 1)
+        elif topic == "tcp_info":
+            fields = tcp_info(tcb, now) if tcb else {}
+        elif item and not topic:
+            fields = item.control()
+        stack.tell(Info(message.trace, handle, fields, topic))

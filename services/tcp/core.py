@@ -25,6 +25,7 @@ from plywire.wire.ipv4 import PROTOCOL_TCP
 from plywire.wire.tcp import decode
 from services.tcp import icmp_errors, listener, timeouts
 from services.tcp.app_calls import AppCalls
+from services.tcp.info import tcp_info
 from services.tcp.ports import Reservation
 from services.tcp.segment_arrives import segment_arrives
 from services.tcp.stack import PATHS, Stack
@@ -225,7 +226,7 @@ def _describe(tcb: Tcb, timers: dict[str, int], now: int) -> dict[str, object]:
         "send_q": tcb.send_queue,
         "timers_ms": timers,
         **control,
-        "tcp_info": tcb.info(now),
+        "tcp_info": tcp_info(tcb, now),
     }
 
 

@@ -49,10 +49,10 @@ def window_opened(tcb: Tcb, tuned: bool, scarce: bool) -> bool:
     be twice what it is, as Linux; and, as BSD, after two segments if that is much of a buffer that
     cannot grow: every acknowledgement goes out before the program has read, and would keep the
     window of a small buffer from ever being full."""
-    free = room(tcb, scarce)
+    free = min(room(tcb, scarce), 0xFFFF << tcb.rcv_scale)
     grow = free - tcb.rcv_wnd
     worth = grow >= tcb.rcv_mss or 2 * grow >= tcb.rcv_buf
-    scaled = min(free >> tcb.rcv_scale, 0xFFFF) << tcb.rcv_scale
+    scaled = free >> tcb.rcv_scale << tcb.rcv_scale
     return (
         worth
         and scaled > tcb.rcv_wnd
@@ -142,6 +142,7 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
     if offset != tcb.rcv_offset:
         tcb.ack_now = True  # RFC 5681 4.2: a duplicate ACK at once
         stack.counters["tcp_ofo_queue"] += 1
+        tcb.ooo_segs += 1
         if is_known(tcb, offset, offset + size):
             arrived_again(tcb, offset, offset + size)
         elif store(tcb, offset, data):

@@ -11,7 +11,7 @@ from operator import attrgetter
 
 _START = attrgetter("start")
 _STATE = ("start", "end", "sent_at", "sacked", "lost", "again", "ever", "delivered",
-          "delivered_at")  # fmt: skip
+          "delivered_at", "app_limited")  # fmt: skip
 
 
 class Sent:
@@ -29,6 +29,7 @@ class Sent:
         self.sacked = self.lost = self.again = self.ever = False
         self.delivered = delivered
         self.delivered_at = delivered_at
+        self.app_limited = False
 
 
 class Delivery:
@@ -53,11 +54,12 @@ class Scoreboard:
     """The segments between `una` and `nxt`, in order; sums are bytes.
 
     `pipe` is RFC 6675's estimate of what is in the network. mark: where `nxt` was when the last
-    timeout happened.
+    timeout happened. app_limited: until so much is delivered, rates measured are the program's and
+    not the path's; 0 when they are the path's.
     """
 
-    __slots__ = ("again", "delivered", "delivered_at", "high_sacked", "lost", "mark", "nxt",
-                 "sacked", "sacked_count", "segs", "to_send", "una")  # fmt: skip
+    __slots__ = ("again", "app_limited", "delivered", "delivered_at", "high_sacked", "lost", "mark",
+                 "nxt", "sacked", "sacked_count", "segs", "to_send", "una")  # fmt: skip
 
     def __init__(self) -> None:
         self.segs: list[Sent] = []
@@ -67,6 +69,7 @@ class Scoreboard:
         self.to_send = 0  # lost and not in flight again
         self.high_sacked = 0
         self.mark = 0
+        self.app_limited = 0
         self.delivered = 0
         self.delivered_at = 0
 
@@ -79,7 +82,9 @@ class Scoreboard:
         """New data has gone out."""
         if not self.segs:
             self.delivered_at = now
-        self.segs.append(Sent(start, end, now, self.delivered, self.delivered_at))
+        seg = Sent(start, end, now, self.delivered, self.delivered_at)
+        seg.app_limited = self.app_limited > 0
+        self.segs.append(seg)
         self.nxt = end
 
     def sent_again(self, seg: Sent, now: int) -> None:
@@ -92,6 +97,12 @@ class Scoreboard:
         seg.again = seg.ever = True
         seg.sent_at = now
         seg.delivered, seg.delivered_at = self.delivered, self.delivered_at
+        seg.app_limited = self.app_limited > 0
+
+    def nothing_to_send(self) -> None:
+        """The program gives less than could be sent: so it stays until what is in flight is here
+        (tcp_rate_check_app_limited)."""
+        self.app_limited = max(self.delivered + self.pipe, 1)
 
     def split(self, seg: Sent, size: int) -> None:
         """Cut a segment that is longer than the path takes now."""
@@ -146,6 +157,8 @@ class Scoreboard:
         if found.newly:
             self.delivered += found.newly
             self.delivered_at = now
+            if self.delivered > self.app_limited:
+                self.app_limited = 0
         newest = found.newest
         if newest is not None and not newest.ever:
             # Of all that it reports, the last sent is what let it come: the rest may have arrived

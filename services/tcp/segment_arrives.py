@@ -14,6 +14,7 @@ from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_
 from services.tcp import (
     acceptance,
     autotune,
+    delack,
     options,
     receiver,
     recovery,
@@ -69,6 +70,7 @@ def segment_arrives(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
                 _check_urgent(stack, tcb, header)
             if data:
                 autotune.measure(tcb, theirs, len(data), now)
+                delack.data_arrived(tcb, len(data), now)
             _text(stack, tcb, header, data, now)
     if tcb.state != CLOSED:
         _answer(stack, tcb, now)
@@ -321,6 +323,7 @@ def _ack_of_fin(stack: Stack, tcb: Tcb, now: int) -> bool:
         stack.over_for_program(tcb)
         if tcb.released:
             user_calls.left_alone(stack, tcb, now)
+            return tcb.state != CLOSED
     elif state == CLOSING:
         stack.change(tcb, RCV_ACK_OF_FIN, now)
         _time_wait(stack, tcb, now)

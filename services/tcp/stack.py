@@ -37,6 +37,7 @@ from plywire.wire.tcp import (
     sack_option,
     timestamps_option,
 )
+from services.tcp import chrono
 from services.tcp.autotune import send_limit
 from services.tcp.isn import InitialSequenceNumbers
 from services.tcp.memory import Memory
@@ -79,9 +80,8 @@ class Stack:
 
     __slots__ = (
         "app_generation", "by_handle", "by_id", "cfg", "connections", "cookies_until", "counters",
-        "dirty", "host",
-        "isn", "listeners", "listening", "memory", "next_handle", "next_id", "now", "out", "paths", "ports",
-        "reservations", "timers", "trace", "tracer", "waiting",
+        "dirty", "host", "isn", "listeners", "listening", "memory", "next_handle", "next_id", "now",
+        "out", "paths", "ports", "reservations", "timers", "trace", "tracer", "waiting",
     )  # fmt: skip
 
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
@@ -237,6 +237,7 @@ class Stack:
         if flags & ACK:
             tcb.ack_sent = tcb.rcv_nxt
             tcb.ack_now = False
+            tcb.ack_pushed = 0
             self.timers.cancel((tcb.id, DELAYED_ACK))
 
     def send_ack(self, tcb: Tcb) -> None:
@@ -325,6 +326,8 @@ class Stack:
         if acked != tcb.told_acked or grown >= step or (grown and tcb.told_limit - acked < step):
             tcb.told_acked, tcb.told_limit = acked, limit
             self.tell(Credit(trace, tcb.handle, acked, limit))
+            if grown:
+                chrono.stop(tcb, chrono.SNDBUF_LIMITED, self.now)
 
     def flush_all(self) -> None:
         """`flush` for every connection that is marked."""

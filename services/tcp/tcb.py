@@ -77,6 +77,7 @@ _FIELDS: dict[str, object] = {
     "told_end": False,  # and the app knows
     "ack_sent": 0,  # rcv_nxt in the last segment sent
     "ack_now": False,  # an acknowledgement is owed at once
+    "ack_pushed": 0, "pingpong": False, "last_data": 0,  # services.tcp.delack
     "quick_acks": 0,  # segments still acknowledged at once
     # --- timestamps (RFC 7323)
     "ts_on": False,  # both SYNs had the option
@@ -97,6 +98,7 @@ _FIELDS: dict[str, object] = {
     # retransmissions since, and the clock and SND.UNA (as an offset) at, the first one
     "undo_count": 0, "undo_stamp": 0, "undo_from": 0,
     "delivery_rate": 0,  # bytes a second
+    "rate_app_limited": False,  # measured while the program gave too little to send
     "dsack_dups": 0,
     "ato": 0,  # how long acknowledgements may be delayed
     "retries": 0,  # timeouts since the last progress
@@ -114,6 +116,8 @@ _FIELDS: dict[str, object] = {
     "syn_count": 0, "user_timeout": 0, "linger2": 0,
     # --- totals
     "segs_in": 0, "segs_out": 0, "retransmits": 0, "bytes_acked": 0, "bytes_received": 0,
+    "data_segs_in": 0, "data_segs_out": 0, "bytes_sent": 0, "bytes_retrans": 0, "ooo_segs": 0,
+    "chrono": 0, "chrono_at": 0, "busy": 0, "rwnd_limited": 0, "sndbuf_limited": 0,
 }  # fmt: skip
 
 
@@ -256,53 +260,6 @@ class Tcb:
             "keepalive": int(self.keepalive),
             "released": int(self.released),
         }
-
-    def info(self, now: int) -> dict[str, int | str]:
-        """Linux's `struct tcp_info` by its names: times in microseconds, windows and counts of
-        unacked, sacked, lost and retrans in segments, rates in bytes a second."""
-        board = self.board
-        rtt = self.rtt
-        mss = self.snd_mss
-        unacked = len(board.segs) if self.sack_ok else -(-self.flight // mss)
-        return {
-            "state": self.state,
-            "ca_state": "Loss" if self.in_loss else "Recovery" if self.in_recovery
-            else "Disorder" if board.sacked else "Open",
-            "retransmits": self.retries,
-            "probes": self.probes,
-            "backoff": rtt.backoff,
-            "rto": rtt.rto // 1000,
-            "ato": self.ato // 1000,
-            "snd_mss": mss,
-            "rcv_mss": self.rcv_mss,
-            "unacked": unacked,
-            "sacked": board.sacked_count,
-            "lost": sum(seg.lost for seg in board.segs),
-            "retrans": sum(seg.again for seg in board.segs),
-            "total_retrans": self.retransmits,
-            "last_data_sent": (now - self.last_send) // 1_000_000,
-            "last_data_recv": (now - self.last_receive) // 1_000_000,
-            "pmtu": self.path_mtu,
-            "rtt": rtt.srtt // 1000,
-            "rttvar": rtt.rttvar // 1000,
-            "min_rtt": self.rack.min_rtt // 1000,
-            "snd_ssthresh": self.cc.ssthresh // mss,
-            "snd_cwnd": self.cc.cwnd // mss,
-            "reordering": 3 if not self.rack.reordering_seen else 3 + self.rack.reo_mult,
-            "rcv_rtt": self.rcv_rtt // 1000,
-            "rcv_space": self.rcvq_space,
-            "rcv_ssthresh": self.rcv_ssthresh,
-            "snd_wnd": self.snd_wnd,
-            "bytes_acked": self.bytes_acked,
-            "bytes_received": self.bytes_received,
-            "segs_out": self.segs_out,
-            "segs_in": self.segs_in,
-            "notsent_bytes": max(self.snd_buf.end - board.nxt, 0) if self.sack_ok else 0,
-            "delivery_rate": self.delivery_rate,
-            "delivered": board.delivered // mss,
-            "dsack_dups": self.dsack_dups,
-            "reord_seen": int(self.rack.reordering_seen),
-        }  # fmt: skip
 
     def to_state(self) -> list:
         """Everything that a successor needs, timers apart. Nothing may be pending."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
-from services.tcp import autotune, options, receiver
+from services.tcp import autotune, chrono, delack, options, receiver
 from services.tcp.isn import timestamp_offset
 from services.tcp.paths import Path
 from services.tcp.sender import push
@@ -74,7 +74,11 @@ def send(stack: Stack, tcb: Tcb, offset: int, data: bytes, now: int) -> None:
     if not data:
         return
     tcb.trace = stack.trace
+    board = tcb.board
+    if tcb.sack_ok and end - board.nxt < tcb.snd_mss and board.pipe < tcb.cc.cwnd:
+        board.nothing_to_send()
     buffer.append(data)
+    chrono.start(tcb, chrono.BUSY, now)
     stack.mark(tcb)
     push(stack, tcb, now)
 
@@ -92,7 +96,8 @@ def receive(stack: Stack, tcb: Tcb, acked: int, limit: int, now: int) -> None:
     autotune.program_has_read(stack, tcb, now)
     if tcb.state in SYNCHRONIZED and not tcb.rcv_ended:
         tuned = stack.cfg.tune_buffers and not tcb.rcv_locked
-        if receiver.window_opened(tcb, tuned, stack.memory.scarce):
+        opened = receiver.window_opened(tcb, tuned, stack.memory.scarce)
+        if opened or delack.program_has_read(stack, tcb):
             stack.send_ack(tcb)
 
 
@@ -126,7 +131,12 @@ def close(stack: Stack, tcb: Tcb, offset: int, now: int) -> None:
 
 
 def left_alone(stack: Stack, tcb: Tcb, now: int) -> None:
-    """FIN-WAIT-2 and no program: a peer that never closes must not hold the block for ever."""
+    """FIN-WAIT-2 and no program: a peer that never closes must not hold the block for ever. With a
+    negative TCP_LINGER2 it does not even begin to (Linux: tcp_close, tcp_rcv_state_process)."""
+    if tcb.linger2 < 0:
+        stack.counters["tcp_abort_on_linger"] += 1
+        stack.end(tcb, ABORT, "", "no lingering", now, reset=True)
+        return
     stack.arm(tcb, LEFT_OVER, now + (tcb.linger2 or stack.cfg.fin_wait_2))
 
 

@@ -272,8 +272,8 @@ class TcpLite:
     def _query(self, message: messages.Query, now: int) -> None:
         item = self.sockets.get(message.handle)
         known = item is not None and item.state != states.CLOSED
-        fields = item.control() if known else {}
-        self.tell(messages.Info(message.trace, message.handle, fields))
+        fields = item.control() if known and not message.topic else {}
+        self.tell(messages.Info(message.trace, message.handle, fields, message.topic))
 
     def _hello(self, message: messages.Hello, now: int) -> None:
         """A new app has forgotten its sockets: nobody holds them any more."""

@@ -209,7 +209,7 @@ def test_options_of_a_connection_are_told_to_tcp():
     told = app.heard()
     assert [(type(each), each.name, each.value) for each in told] == [
         (Option, "TCP_NODELAY", 1),
-        (Option, "TCP_LINGER2", 0),
+        (Option, "TCP_LINGER2", -1),
     ]
 
 
