@@ -76,7 +76,7 @@ class Raw:
     """One layer between a scripted peer below and a scripted app above.
 
     Sequence numbers are those of the wire. `iss` forces the layer's initial sequence number.
-    Buffers are fixed at BUFFER, so that a script need not heed credit, unless `tune_buffers` is set.
+    Buffers are fixed at BUFFER, so that a script need not heed credit, unless tune_buffers is set.
     """
 
     def __init__(self, iss: int = 1000, mtu: int = 1500, hello: bool = True, **tcp: object) -> None:
