@@ -81,17 +81,21 @@ class Publisher:
 class Control:
     """Questions about a layer: `[verb, ...]`, answered `["ok", answer]` or `["error", why]`.
 
-    A verb that returns a Call is answered when the call is.
+    A verb that returns a Call is answered when the call is. longest: bytes of a question.
     """
 
     def __init__(
-        self, context: zmq.Context, endpoint: str, verbs: dict[str, Callable[..., object]]
+        self,
+        context: zmq.Context,
+        endpoint: str,
+        verbs: dict[str, Callable[..., object]],
+        longest: int = 1 << 20,
     ) -> None:
         self.socket = context.socket(zmq.ROUTER)
         self.socket.set(zmq.LINGER, 0)
-        self.socket.set(zmq.MAXMSGSIZE, 1 << 20)
+        self.socket.set(zmq.MAXMSGSIZE, longest)
         self.socket.bind(endpoint)
-        self._verbs = verbs
+        self.verbs = verbs
 
     def attend(self, now: int) -> None:
         """Answer what has been asked. Each verb is called with `now` and its arguments."""
@@ -106,13 +110,13 @@ class Control:
             else:
                 self._send([sender, *rest[:-1]], answer)
 
-    def close(self) -> None:
-        self.socket.close(0)
+    def close(self, linger_ms: int = 0) -> None:
+        self.socket.close(linger_ms)
 
     def _answer(self, request: bytes, now: int) -> list | Call:
         try:
             verb, *arguments = envelope.load_state(request)
-            answer = self._verbs[verb](now, *arguments)
+            answer = self.verbs[verb](now, *arguments)
         except (SocketError, ConfigError) as error:
             return ["error", str(error)]
         except (DecodeError, KeyError, TypeError, ValueError) as error:
