@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from plywire.config import LabConfig
 from plywire.lab.child import UP, Child, LayerStatus, read
@@ -193,6 +193,12 @@ class Lab:
                 self._listeners.remove(listener)
 
         return [item[1:] for item in found], leave
+
+    def swap(self, *arguments: Any, **fields: Any) -> Any:
+        """Exchange a layer: `plywire.lab.swap.swap`, with the same arguments and errors."""
+        from plywire.lab.swap import swap
+
+        return swap(self, *arguments, **fields)
 
     # --- for plywire.lab.swap: one layer's process in place of another ---
 

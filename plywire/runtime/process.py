@@ -156,6 +156,8 @@ def _run(
     spec = arguments.impl or implementation(host, role)
     tracer = Tracer(host.name, role)
     layer = load(spec)(host, random.SystemRandom(), tracer)
+    if layer.role != role:
+        raise ConfigError(f"implementation {spec!r}", f"is {layer.role}, and cannot be {role}")
     context = zmq.Context()
     clock = LabClock(directory)
     # asyncio has its own way with signals
