@@ -209,9 +209,9 @@ class Lab:
         self._do(lambda: self._spawn(child, file, ["--successor"]))
         return child
 
-    def adopt(self, child: Child, config: LabConfig) -> Child:
-        """From now on this process is the layer, by this configuration; what it was before is
-        returned, and may end."""
+    def adopt(self, child: Child, config: LabConfig) -> None:
+        """From now on this process is the layer, by this configuration; what it was before may
+        end."""
         with self._changed:
             key = child.host, child.role
             before = self._children[key]
@@ -221,17 +221,18 @@ class Lab:
             self._others.append(before)
             self._use(config)
             self._changed.notify_all()
-        return before
 
-    def go_back(self, child: Child, before: Child, config: LabConfig) -> None:
-        """In the supervisor's thread: a successor on probation has ended; what it replaced runs
-        again."""
-        self._children[child.host, child.role] = before
-        before.restarts = child.restarts + 1
-        self._others = [other for other in self._others if other not in (before, child)]
+    def go_back(self, child: Child, config: LabConfig) -> None:
+        """In the supervisor's thread: a successor on probation has ended. What the layer was by
+        this configuration, before, is started in its place."""
+        host, role = child.host, child.role
+        again = Child(host, role, implementation(config.hosts[host], role), child.log_path)
+        again.restarts = child.restarts + 1
+        again.was_up = True
+        self._children[host, role] = again
         child.close()
         self._use(config)
-        self._spawn(before)
+        self._spawn(again)
 
     def kill(self, child: Child) -> None:
         """End a process that is not needed."""

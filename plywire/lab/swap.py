@@ -12,13 +12,9 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import zmq
-
-from plywire import envelope
 from plywire.config import LabConfig, parse
 from plywire.errors import ConfigError
 from plywire.lab.child import DOWN, PREPARED, UP, Child
@@ -28,6 +24,7 @@ from plywire.lab.supervisor import START_LIMIT, Lab
 from plywire.registry import implementation
 from plywire.roles import APP, LAYERS, TCP, Role
 from plywire.runtime import config as places
+from plywire.runtime.observer import Asker
 
 PROBATION = 1.0
 """Seconds that a successor has to live before the exchange counts as done."""
@@ -122,7 +119,7 @@ class _Exchange:
         self._before = before
         self._config = config
         self._after = implementation(config.hosts[host], role)
-        self._context = zmq.Context()
+        self._asker = Asker()
         self._file = lab.directory / f"lab.{self._name}.toml"
         self._old_pid = lab.layer(host, role).pid
         self._new: Child | None = None
@@ -137,7 +134,7 @@ class _Exchange:
         if self._new is not None and not self._adopted:
             self._lab.kill(self._new)
         self._file.unlink(missing_ok=True)
-        self._context.destroy(0)
+        self._asker.close()
 
     def prepare(self, fresh: bool, say: Callable[[str], None]) -> None:
         """Start the successor, and find out what will happen to what is open."""
@@ -151,10 +148,11 @@ class _Exchange:
         self._started = time.monotonic() - began
         theirs = self._ask(new.process.pid, "format")
         own = self._describe("format")
-        count = len(self._describe(_HARD_STATE[self._role])) if self._role in _HARD_STATE else 0
+        what = _HARD_STATE.get(self._role, "")
+        rows = self._describe(what) if what else []
+        count = sum(row["state"] != "TIME-WAIT" for row in rows)
         self._fresh = fresh or own != theirs
         say(f"{self._name}: {self._before} -> {self._after}")
-        what = _HARD_STATE.get(self._role, "")
         if not self._fresh:
             open_ones = f"{count} {what} are open and go on" if what else "its tables go on"
             say(f"{open_ones}; what is on its way waits meanwhile")
@@ -182,9 +180,9 @@ class _Exchange:
             self._ask(self._old_pid, "lift")
             raise self._kept(str(error)) from None
         old_config = self._lab.config
-        old = self._lab.adopt(new, self._config)
+        new.on_probation = lambda: self._lab.go_back(new, old_config)
+        self._lab.adopt(new, self._config)
         self._adopted = True
-        new.on_probation = lambda: self._lab.go_back(new, old, old_config)
         try:
             self._ask(new.process.pid, "go")
         except (LabError, AttributeError):
@@ -221,21 +219,7 @@ class _Exchange:
 
     def _question(self, endpoint: str, *question: object) -> Any:
         """The answer. Raises LabError when there is none, or a refusal."""
-        with self._socket(endpoint) as socket:
-            socket.send(envelope.dump_state(list(question)))
-            if not socket.poll(_STEP_LIMIT * 1000):
-                raise LabError(f"no answer to {question[0]} within {_STEP_LIMIT:g} s")
-            status, answer = envelope.load_state(socket.recv())
-        if status != "ok":
-            raise LabError(str(answer))
-        return answer
-
-    @contextmanager
-    def _socket(self, endpoint: str) -> Iterator[zmq.Socket]:
-        socket = self._context.socket(zmq.REQ)
-        socket.set(zmq.LINGER, 0)
-        socket.connect(endpoint)
         try:
-            yield socket
-        finally:
-            socket.close()
+            return self._asker.ask(endpoint, *question, timeout=_STEP_LIMIT)
+        except (TimeoutError, ValueError) as error:
+            raise LabError(str(error)) from None

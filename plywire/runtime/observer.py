@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Self
 
 import zmq
 
@@ -134,19 +135,41 @@ class Control:
             return  # who asked has gone
 
 
-def ask(endpoint: str, *request: str, timeout: float = 2.0) -> object:
-    """Put one question to a layer's control socket and wait for the answer.
+class Asker:
+    """Puts questions to control sockets. A context manager."""
 
-    Raises TimeoutError when the layer does not answer in `timeout` seconds, ValueError when it
-    refuses.
-    """
-    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
-        socket.set(zmq.LINGER, 0)
-        socket.connect(endpoint)
-        socket.send(envelope.dump_state(list(request)))
-        if not socket.poll(timeout * 1000):
-            raise TimeoutError(f"{endpoint} did not answer within {timeout:g} s")
-        status, answer = envelope.load_state(socket.recv())
-    if status != "ok":
-        raise ValueError(str(answer))
-    return answer
+    def __init__(self) -> None:
+        self._context = zmq.Context()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._context.destroy(0)
+
+    def ask(self, endpoint: str, *request: object, timeout: float = 2.0) -> object:
+        """Put one question and wait for the answer.
+
+        Raises TimeoutError when there is none in `timeout` seconds, ValueError when the layer
+        refuses.
+        """
+        with self._context.socket(zmq.REQ) as socket:
+            socket.set(zmq.LINGER, 0)
+            socket.connect(endpoint)
+            socket.send(envelope.dump_state(list(request)))
+            if not socket.poll(timeout * 1000):
+                raise TimeoutError(f"{endpoint} did not answer within {timeout:g} s")
+            status, answer = envelope.load_state(socket.recv())
+        if status != "ok":
+            raise ValueError(str(answer))
+        return answer
+
+
+def ask(endpoint: str, *request: str, timeout: float = 2.0) -> object:
+    """One question, as Asker.ask puts it."""
+    with Asker() as asker:
+        return asker.ask(endpoint, *request, timeout=timeout)

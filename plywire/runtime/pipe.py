@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import zmq
 
@@ -124,11 +125,6 @@ class Outlet:
         """The reader is connected and has room."""
         return bool(self.socket.get(zmq.EVENTS) & zmq.POLLOUT)
 
-    def reconnect(self) -> None:
-        """Another process reads there now: do not wait until the loss of the old one is noticed."""
-        self.socket.disconnect(self.endpoint)
-        self.socket.connect(self.endpoint)
-
     def close(self, linger_ms: int = 0) -> None:
         self.socket.close(linger_ms)
 
@@ -159,7 +155,10 @@ class Pipe:
     ) -> None:
         self.neighbour = neighbour
         self.inbox = Inbox(context, inbox, counters)
-        self.outlet = Outlet(context, outlet, 0 if lossless else HIGH_WATER)
+        self._new_outlet = partial(Outlet, context, outlet, 0 if lossless else HIGH_WATER)
+        self.outlet = self._new_outlet()
+        self.renewed: Callable[[Socket, Socket], object] = lambda old, new: None
+        """Called when another socket takes the outlet's place, before the old one is closed."""
         self.counters = counters
         self.peer_generation, self._heard = known
         """Who the neighbour is, once it is known that both hear each other; who spoke last."""
@@ -250,9 +249,14 @@ class Pipe:
             self._keep = False
 
     @property
+    def held(self) -> bool:
+        """The neighbour is being exchanged: nothing is sent to it."""
+        return self._held_until is not None
+
+    @property
     def blocked(self) -> bool:
         """Something waits, and goes out as soon as the neighbour's inbox takes it."""
-        return bool(self._waiting) and self._held_until is None
+        return bool(self._waiting) and not self.held
 
     def fence(self, token: int) -> bool:
         """Ask the neighbour to hold what it has to send; nothing else is sent after this. False
@@ -321,7 +325,10 @@ class Pipe:
         """Note who the neighbour is; True when that is now sure, and news to the core."""
         if self._held_until is not None:  # the successor is there
             self._held_until = None
-            self.outlet.reconnect()
+            # The old socket may not have noticed yet that its reader has gone.
+            old, self.outlet = self.outlet, self._new_outlet()
+            self.renewed(old.socket, self.outlet.socket)
+            old.close()
         if hello.generation != self._heard:
             if self._heard is not None:
                 self._waiting.clear()  # it was for the one before

@@ -163,7 +163,8 @@ def _run(
     # asyncio has its own way with signals
     wakeups = _wakeups(arguments.supervised) if serve is None or arguments.successor else []
     place = places.handover_endpoint(directory, host.name, role, os.getpid())
-    leader = Control(context, place, {}, longest=STATE_MAX)
+    leading = zmq.Context()  # outlives the other: `left` is said when all else is released
+    leader = Control(leading, place, {}, longest=STATE_MAX)
     successor: Successor | None = None
     if arguments.successor:
         successor = Successor(leader, layer, spec, clock)
@@ -207,11 +208,10 @@ def _run(
         if lock is not None:
             lock.release()
         if shell is not None and shell.leaving:
+            context.destroy()  # waits until every path is gone, which the successor makes anew
             shell.handover.left()
-            leader.close(_LAST_WORDS)
-            context.destroy()
-        else:
-            leader.close()
+        leader.close(_LAST_WORDS)
+        leading.term()
     return EXIT_OK
 
 

@@ -136,7 +136,7 @@ class Shell:
             sources[extra.socket] = None
         for wakeup in wakeups:
             poller.register(wakeup, zmq.POLLIN)
-        polled_out: set[Role] = set()
+        polled_out: dict[Role, zmq.Socket] = {}
         self.flush()
         while not self.leaving:
             if self.frozen:
@@ -144,12 +144,13 @@ class Shell:
                     return
                 continue
             for role, pipe in self.pipes.items():
-                if pipe.blocked != (role in polled_out):
-                    polled_out ^= {role}
-                    if pipe.blocked:
-                        poller.register(pipe.outlet.socket, zmq.POLLOUT)
-                    else:
-                        poller.unregister(pipe.outlet.socket)
+                outlet = pipe.outlet.socket if pipe.blocked else None
+                if outlet is not polled_out.get(role):
+                    if role in polled_out:
+                        poller.unregister(polled_out.pop(role))
+                    if outlet is not None:
+                        poller.register(outlet, zmq.POLLOUT)
+                        polled_out[role] = outlet
             deadline = self._deadline()
             for pollable, _ in poller.poll(self._patience(deadline)):
                 if pollable in wakeups:
@@ -189,6 +190,7 @@ class Shell:
             loop.add_reader(_descriptor(pollable), self._turn)
         for pipe in self.pipes.values():
             loop.add_reader(_descriptor(pipe.outlet.socket), self._turn)
+            pipe.renewed = self._renewed
         for extra in self._extras():
             loop.add_reader(_descriptor(extra.socket), self._turn)
         loop.call_soon(self._turn)
@@ -332,6 +334,11 @@ class Shell:
             self.ports[barrier.ifindex].answer(barrier)
         else:
             self.layer.counters["drop_barrier_unknown_interface"] += 1
+
+    def _renewed(self, old: zmq.Socket, new: zmq.Socket) -> None:
+        self._loop.remove_reader(_descriptor(old))
+        self._loop.add_reader(_descriptor(new), self._turn)
+        self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         """One round in asyncio. ZeroMQ's descriptors tell of changes only, so all is drained."""
