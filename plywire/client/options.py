@@ -38,7 +38,8 @@ def name_of(level: int, option: int) -> str:
 def encode(name: str, value: int | bytes) -> int | str:
     """The API's value for what a program gave to setsockopt.
 
-    TCP_CONGESTION is a word, given as bytes that may end in zeros. SO_LINGER is struct linger there (two ints) and -1 or seconds here. EINVAL when too short.
+    TCP_CONGESTION is a word, given as bytes that may end in zeros. SO_LINGER is struct linger there
+    (two ints) and -1 or seconds here. EINVAL when too short.
     """
     if name == "SO_LINGER":
         if isinstance(value, int) or len(value) < _LINGER.size:
@@ -57,8 +58,8 @@ def encode(name: str, value: int | bytes) -> int | str:
 
 
 def decode(name: str, value: Any, length: int) -> int | bytes:
-    """What getsockopt returns: an int for length 0, else at most that many bytes. TCP_INFO is struct
-    tcp_info, TCP_CONGESTION 16 bytes with zeros at the end."""
+    """What getsockopt returns: an int for length 0, else at most that many bytes. TCP_INFO is
+    struct tcp_info, TCP_CONGESTION 16 bytes with zeros at the end."""
     if not 0 <= length <= 1024:
         raise OSError("getsockopt buflen out of range")
     if name == "TCP_INFO":

@@ -7,7 +7,7 @@ from services.tcp.options import local_mss
 from services.tcp.tcb import Tcb
 
 _INFINITE = 0x7FFF_FFFF  # TCP_INFINITE_SSTHRESH
-_TIMESTAMPS, _SACK, _WSCALE = 1, 2, 4  # TCPI_OPT_*
+_TIMESTAMPS, _SACK, _WSCALE, _ECN, _ECN_SEEN = 1, 2, 4, 8, 16  # TCPI_OPT_*
 
 
 def tcp_info(tcb: Tcb, now: int) -> dict[str, int | str]:
@@ -26,11 +26,12 @@ def tcp_info(tcb: Tcb, now: int) -> dict[str, int | str]:
     return {
         "state": tcb.state,
         "ca_state": "Loss" if tcb.in_loss else "Recovery" if tcb.in_recovery
-        else "Disorder" if board.sacked else "Open",
+        else "CWR" if tcb.in_cwr else "Disorder" if board.sacked else "Open",
         "retransmits": tcb.retries,
         "probes": tcb.probes,
         "backoff": rtt.backoff,
-        "options": _TIMESTAMPS * tcb.ts_on | _SACK * tcb.sack_ok | _WSCALE * bool(scaled),
+        "options": _TIMESTAMPS * tcb.ts_on | _SACK * tcb.sack_ok | _WSCALE * bool(scaled)
+        | _ECN * tcb.ecn_ok | _ECN_SEEN * tcb.ecn_seen,
         "snd_wscale": tcb.snd_scale,
         "rcv_wscale": tcb.rcv_scale,
         "delivery_rate_app_limited": int(tcb.rate_app_limited),
@@ -69,6 +70,7 @@ def tcp_info(tcb: Tcb, now: int) -> dict[str, int | str]:
         "rwnd_limited": rwnd_limited // 1000,
         "sndbuf_limited": sndbuf_limited // 1000,
         "delivered": board.delivered // mss,
+        "delivered_ce": tcb.delivered_ce,
         "bytes_sent": tcb.bytes_sent,
         "bytes_retrans": tcb.bytes_retrans,
         "dsack_dups": tcb.dsack_dups,
