@@ -349,7 +349,7 @@ class Option(NamedTuple):
 
 class Query(NamedTuple):
     """app -> tcp: what is in this socket's control block? Answered by Info. topic: "" for the
-    block, "tcp_info" for Linux's struct, "congestion" for the algorithms that there are (any handle)."""
+    block, "tcp_info" for Linux's struct, "congestion" for the algorithms that there are."""
 
     KIND = 57
     trace: U64
