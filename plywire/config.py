@@ -41,7 +41,7 @@ class TcpConfig:
     # largest; a connection starts with the smaller ones and grows, unless tune_buffers is false.
     send_buffer: int = 2 << 20
     receive_buffer: int = 3 << 20
-    send_buffer_start: int = 8 << 10
+    send_buffer_start: int = 64 << 10  # Linux: 8 << 10, which costs a fifth more of CPU here
     receive_buffer_start: int = 64 << 10
     tune_buffers: bool = True
     memory: int = 256 << 20  # bytes that all connections may hold before it is scarce

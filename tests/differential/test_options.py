@@ -84,12 +84,21 @@ def test_buffer_size_is_doubled(world, option):
     assert sock.getsockopt(socket.SOL_SOCKET, option) == 40_000
 
 
-def test_buffers_of_a_new_socket(world):
-    """tcp_wmem and tcp_rmem; a kernel may have been told other ones."""
+def test_receive_buffer_of_a_new_socket(world):
+    """tcp_rmem; a kernel may have been told another one."""
     sock = world.client_socket()
-    sizes = [sock.getsockopt(socket.SOL_SOCKET, option)
-             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF)]  # fmt: skip
-    assert sizes == [16_384, 131_072]
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 131_072
+
+
+def test_buffers_are_shown_as_they_have_grown(world):
+    client, served = world.pair()
+    before = served.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    served.setblocking(True)
+    client.setblocking(True)
+    for _ in range(40):
+        client.sendall(bytes(200_000))
+        assert len(served.recv(200_000, socket.MSG_WAITALL)) == 200_000
+    assert served.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > before
 
 
 def test_congestion_control_is_a_word(world):
