@@ -11,7 +11,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable, Iterator
 
-
 _SWEEP = 64  # entries of which it does not matter how many are dead
 
 

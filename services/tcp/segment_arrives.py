@@ -13,6 +13,7 @@ from plywire import seq
 from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_options
 from services.tcp import (
     acceptance,
+    islands,
     options,
     receiver,
     recovery,
@@ -124,7 +125,7 @@ def _keep_early_text(tcb: Tcb, header: TcpHeader, data: bytes) -> None:
     """Text and FIN on a SYN that is not answered yet wait for ESTABLISHED (3.10.7.2, third)."""
     data = data[: tcb.rcv_wnd]
     if data:
-        receiver.store(tcb, 0, data)
+        islands.store(tcb.islands, 0, data)
     if header.flags & FIN and len(data) < tcb.rcv_wnd:
         tcb.rcv_fin = len(data)
 

@@ -135,9 +135,9 @@ class Anything:
             assert tcb.rcv_wnd >= 0
             assert tcb.rcv_offset + tcb.rcv_wnd <= max(tcb.rcv_limit, tcb.rcv_offset)
             assert not tcb.ack_now
-            edges = [(at, at + len(data)) for at, data in tcb.islands]
+            edges = [(island.start, island.end) for island in tcb.islands]
             assert all(a[1] < b[0] for a, b in pairwise(edges))
-            held = sum(len(data) for _, data in tcb.islands)
+            held = sum(end - start for start, end in edges)
             assert held <= max(tcb.rcv_limit - tcb.rcv_offset, 0)
             waits = len(tcb.snd_buf) or (tcb.fin_offset >= 0 and not tcb.fin_acked)
             kinds = [kind for kind in ("rto", "persist", "cork") if stack.armed(tcb, kind)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plywire.messages import Credit, Data, End
 from plywire.seq import add
 from services.tcp.buffers import StreamBuffer
-from services.tcp.receiver import MAX_ISLANDS
+from services.tcp.islands import MAX_ISLANDS
 
 from .harness import ACK, FIN, PSH, SECOND, URG, Pair, Peer, Raw
 
