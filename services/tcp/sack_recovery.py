@@ -225,12 +225,15 @@ def retransmit_lost(stack: Stack, tcb: Tcb, now: int) -> None:
     board = tcb.board
     cc = tcb.cc
     edge = board.una + tcb.snd_wnd
-    for seg in list(board.segs):
-        if not board.to_send:
-            return
+    segs = board.segs
+    index = board.index(board.first_lost)
+    while board.to_send:
+        seg = segs[index]
         if seg.lost and not seg.again:
+            board.first_lost = seg.start
             size = min(seg.end - seg.start, tcb.snd_mss)
             pipe = board.pipe
             if (pipe and pipe + size > cc.cwnd) or seg.start + size > edge:
                 return
             retransmit_segment(stack, tcb, seg, now)
+        index += 1

@@ -10,6 +10,7 @@ from services.tcp import recovery, sack_recovery
 from services.tcp.congestion import ALGORITHMS, initial_window
 from services.tcp.options import echoed_rtt
 from services.tcp.sack_recovery import FRTO_SECOND, retransmit_lost
+from services.tcp.scoreboard import MAX_SEGMENTS
 from services.tcp.states import TRANSMITTING
 from services.tcp.tail_loss import schedule
 from services.tcp.tcb import CORK, PERSIST, RTO, Tcb
@@ -57,7 +58,7 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
         congestion += tcb.dup_acks * mss  # RFC 3042: limited transmit, new data only
     held = fin = False
     before = tcb.snd_nxt
-    while offset < end or offset == fin_offset:
+    while (offset < end or offset == fin_offset) and len(board.segs) < MAX_SEGMENTS:
         length = min(end - offset, mss)
         room = tcb.snd_wnd - used
         if length > room:

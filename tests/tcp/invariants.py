@@ -25,6 +25,15 @@ def check_board(tcb: Tcb) -> None:
     assert board.again == sum(seg.end - seg.start for seg in segs if seg.again)
     assert board.to_send == sum(seg.end - seg.start for seg in segs if seg.lost and not seg.again)
     assert not any(seg.sacked and (seg.lost or seg.again) for seg in segs)
+    assert not board.to_send or not any(
+        seg.lost and not seg.again and seg.start < board.first_lost for seg in segs
+    )
+    runs: list[tuple[int, int]] = []
+    for seg in segs:
+        if seg.sacked:
+            joins = runs and runs[-1][1] == seg.start
+            runs.append((runs.pop()[0] if joins else seg.start, seg.end))
+    assert [(max(start, board.una), end) for start, end in board.runs] == runs
     assert board.pipe >= 0
     assert board.nxt - board.una == tcb.flight
 
