@@ -369,5 +369,7 @@ def _fin(stack: Stack, tcb: Tcb, now: int) -> None:
 def _time_wait(stack: Stack, tcb: Tcb, now: int) -> None:
     """Only the endpoints and the acknowledgement are still needed, for 2 MSL."""
     stack.disarm(tcb, KEEPALIVE)
+    stack.orphans.pop(tcb.id, None)
+    stack.time_wait[tcb.id] = tcb
     stack.over_for_program(tcb)
     stack.arm(tcb, LEFT_OVER, now + stack.cfg.time_wait)
