@@ -43,6 +43,8 @@ def on_ack(stack: Stack, tcb: Tcb, theirs: Options, acked: int, flight: int, now
         tcb.rack.observe(tcb, found, tsecr, now)
         if board.sacked or board.again or tcb.rack.again:
             _detect(stack, tcb, now)
+        else:
+            stack.disarm(tcb, REORDERING)
     elif board.sacked:
         rack.detect_by_count(board, tcb.snd_mss)
     more_lost = board.to_send > marked

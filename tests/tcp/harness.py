@@ -371,7 +371,7 @@ class Side:
     def __init__(self, pair: Pair, name: str, address: str, iss: int | None, tcp: dict) -> None:
         config = host(name, address)
         self.config = replace(config, tcp=replace(config.tcp, **tcp))
-        self.pair = pair
+        self.pair, self.name = pair, name
         self.address = self.config.interfaces[0].address
         self.rng = random.Random(f"{pair.seed}{name}")
         self.iss = iss
@@ -394,6 +394,8 @@ class Side:
         layer = create(self.config, self.rng, Tracer())
         if self.iss is not None:
             layer.stack.isn = _Fixed(layer.stack.isn.key, self.iss)
+        if self.pair.watches:
+            self.pair.watches[self.name].attach(layer)
         return layer
 
     def swap(self) -> None:
@@ -469,9 +471,11 @@ class Pair:
         corrupt: float = 0.0,
         mtu: int = 1500,
         iss: tuple[int | None, int | None] = (None, None),
+        watches: dict | None = None,
         **tcp: object,
     ) -> None:
         self.seed = seed
+        self.watches = watches  # by "a" and "b": invariants.Watch
         self.rng = random.Random(seed)
         self.now = SECOND
         self.delay, self.jitter, self.mtu = delay, jitter, mtu
