@@ -81,6 +81,8 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
             break
     if sacked and tcb.snd_nxt != before:
         schedule(stack, tcb, now)
+    if tcb.cork and not held:
+        stack.disarm(tcb, CORK)
     if fin:
         return
     # Only a closed window leaves something behind while nothing is under way, and only a probe

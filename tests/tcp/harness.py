@@ -516,18 +516,26 @@ class Pair:
                 flipped = payload[at] ^ (1 << self.rng.randrange(8))
                 payload = payload[:at] + bytes((flipped,)) + payload[at + 1 :]
             when = self.now + self.delay + (self.rng.randrange(self.jitter) if self.jitter else 0)
-            heapq.heappush(self.queue, (when, next(self.order), other,
-                                        segment._replace(payload=payload)))  # fmt: skip
+            self.push(when, other, segment._replace(payload=payload))
 
-    def step(self) -> bool:
-        """Run the next event; False when there is none."""
+    def push(self, when: int, end: Side, message: Message) -> None:
+        """Have a side's TCP receive something from ip at a time."""
+        heapq.heappush(self.queue, (when, next(self.order), end, message))
+
+    def next_time(self) -> int | None:
+        """When something happens next, or None."""
         deadlines = [end.layer.deadline() for end in self.ends]
         times = [when for when in deadlines if when is not None]
         if self.queue:
             times.append(self.queue[0][0])
-        if not times:
+        return min(times, default=None)
+
+    def step(self) -> bool:
+        """Run the next event; False when there is none."""
+        when = self.next_time()
+        if when is None:
             return False
-        self.now = max(self.now, min(times))
+        self.now = max(self.now, when)
         if self.queue and self.queue[0][0] <= self.now:
             _, _, end, segment = heapq.heappop(self.queue)
             end.layer.receive(segment, IP, self.now)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from plywire import seq
-from plywire.errors import DecodeError
 from plywire.messages import Segment
 from plywire.roles import IP
 from plywire.wire import tcp as wire
@@ -68,7 +67,7 @@ REASONS: dict[str, Callable[[Tcb], bool]] = {
     PERSIST: lambda tcb: tcb.state in TRANSMITTING and (unacked(tcb) or unsent(tcb)),
     DELAYED_ACK: lambda tcb: tcb.state in SYNCHRONIZED and tcb.ack_sent != tcb.rcv_nxt,
     KEEPALIVE: lambda tcb: tcb.keepalive and tcb.state != TIME_WAIT,
-    CORK: lambda tcb: tcb.cork and tcb.state in TRANSMITTING,
+    CORK: lambda tcb: tcb.cork and unsent(tcb),
     LEFT_OVER: lambda tcb: tcb.state == TIME_WAIT or (tcb.state == FIN_WAIT_2 and tcb.released),
     REORDERING: lambda tcb: tcb.sack_ok and bool(tcb.board.segs),
     TAIL_LOSS: lambda tcb: (
@@ -105,12 +104,12 @@ nothing of this waits for its program, or for a peer that owes it nothing."""
 
 
 def reachable() -> dict[str, set[str]]:
-    """Each state, with all that may follow it, by the table."""
+    """Each state, with all that may follow it in one connection's life, by the table."""
     found = {state: {state} for state in states.STATES}
     for _ in states.STATES:
         for (state, _event), following in states.TABLE.items():
             for reached in found.values():
-                if state in reached:
+                if state in reached and state != CLOSED:
                     reached.add(following)
     return found
 
@@ -385,9 +384,10 @@ class Watch:
         receive, outputs = layer.receive, layer.outputs
 
         def watched_receive(message, source, now) -> None:
-            if source == IP and isinstance(message, Segment):
-                self._received(message)
+            broken = layer.counters["tcp_in_errs"]
             receive(message, source, now)
+            if isinstance(message, Segment) and layer.counters["tcp_in_errs"] == broken:
+                self._received(message)
 
         def watched_outputs() -> list:
             found = outputs()
@@ -400,10 +400,7 @@ class Watch:
         layer.receive, layer.outputs = watched_receive, watched_outputs
 
     def _received(self, message: Segment) -> None:
-        try:
-            header, _ = wire.decode(message.payload, message.src, message.dst)
-        except DecodeError:
-            return  # corrupt: the layer is to drop it
+        header, _ = wire.decode_unchecked(message.payload)
         flow = self.flows.get((message.dst, header.dst_port, message.src, header.src_port))
         if flow is not None:
             flow.received(header)
@@ -413,7 +410,7 @@ class Watch:
             self.flows[message.dst, header.dst_port, message.src, header.src_port] = flow
 
     def _transmitted(self, message: Segment) -> None:
-        header, data = wire.decode(message.payload, message.src, message.dst)
+        header, data = wire.decode_unchecked(message.payload)
         key = (message.src, header.src_port, message.dst, header.dst_port)
         flow = self.flows.get(key)
         if header.flags & SYN and (flow is None or flow.iss < 0):
