@@ -270,7 +270,7 @@ def _check_ack(
             recovery.on_duplicate_ack(stack, tcb, now)
         tcb.probes = 0
         if ahead >= 0:
-            sender.update_window(stack, tcb, header.seq, ack, window)
+            sender.update_window(stack, tcb, header.seq, ack, window, ahead > 0)
             if tcb.snd_wnd == 0:
                 tcb.retries = 0  # the peer lives, it only has no room (3.8.6.1, MUST-37)
     return not tcb.fin_acked or _ack_of_fin(stack, tcb, now)

@@ -169,9 +169,19 @@ def acknowledged(stack: Stack, tcb: Tcb, ack: int, theirs: Options, now: int) ->
         schedule(stack, tcb, now)
 
 
-def update_window(stack: Stack, tcb: Tcb, seq_number: int, ack: int, window: int) -> None:
-    """SND.WND from a segment that is not older than the last one that set it."""
-    if seq.lt(tcb.snd_wl1, seq_number) or (tcb.snd_wl1 == seq_number and seq.le(tcb.snd_wl2, ack)):
+def update_window(
+    stack: Stack, tcb: Tcb, seq_number: int, ack: int, window: int, acked: bool
+) -> None:
+    """SND.WND from a segment that is not older than the last one that set it.
+
+    acked: it has moved SND.UNA. Then it cannot be old, though it may repeat data from below
+    SND.WL1; with the old window SND.UNA + SND.WND would be beyond what was ever offered. So Linux.
+    """
+    if (
+        acked
+        or seq.lt(tcb.snd_wl1, seq_number)
+        or (tcb.snd_wl1 == seq_number and seq.le(tcb.snd_wl2, ack))
+    ):
         tcb.snd_wnd = window
         tcb.snd_wl1 = seq_number
         tcb.snd_wl2 = ack
