@@ -163,6 +163,8 @@ def acknowledged(stack: Stack, tcb: Tcb, ack: int, theirs: Options, now: int) ->
         restart = recovery.on_new_ack(stack, tcb, count, flight, now)
     if ack == tcb.snd_nxt:
         stack.timers.cancel((tcb.id, RTO))  # RFC 6298 5.2
+        if not len(buffer) and (tcb.fin_sent or tcb.fin_offset < 0):
+            stack.timers.cancel((tcb.id, PERSIST))  # the byte of a probe was the last one
     elif restart and (tcb.id, RTO) in stack.timers:
         stack.timers.set((tcb.id, RTO), now + rtt.rto)  # RFC 6298 5.3
     if tcb.sack_ok:

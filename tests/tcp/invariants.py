@@ -85,6 +85,7 @@ WAYS: dict[str, tuple[Callable[[Tcb], bool], tuple[str, ...]]] = {
     "a window update is owed": (
         lambda tcb: (
             tcb.state in SYNCHRONIZED
+            and not tcb.syn_unacked
             and not tcb.rcv_ended
             and tcb.rcv_wnd < tcb.rcv_mss
             and window_opened(tcb)

@@ -368,3 +368,16 @@ def test_the_timer_of_a_cork_ends_with_what_it_held_back() -> None:
     peer.raw.end(1)
     assert peer.only().flags & FIN
     assert not peer.raw.layer.stack.armed(peer.tcb, "cork")
+
+
+def test_no_probe_timer_is_left_when_the_byte_of_a_probe_was_the_last() -> None:
+    """Found by tests/tcp/test_fuzz.py."""
+    peer = Peer(window=0)
+    stack = peer.raw.layer.stack
+    peer.write(b"x")
+    peer.advance(SECOND)
+    assert peer.only().data == b"x"
+    assert stack.armed(peer.tcb, "persist")
+    peer.ack(1, window=0)
+    check_stack(stack)
+    assert not stack.armed(peer.tcb, "persist")

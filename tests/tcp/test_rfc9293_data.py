@@ -277,6 +277,7 @@ def test_a_repeat_with_a_new_acknowledgement_brings_its_window() -> None:
     peer.write(bytes(20_000))
     peer.take()
     peer.data(bytes(1000))
+    peer.send(ACK)  # SND.WL1 is behind the data now
     peer.take()
     peer.rcv = add(peer.rcv, 2920)
     peer.send(ACK, bytes(1460), seq=add(peer.iss, 1), window=4000 - 2920)  # nobody reads there
