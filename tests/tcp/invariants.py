@@ -34,6 +34,7 @@ from services.tcp.states import (
 from services.tcp.tcb import (
     CORK,
     DELAYED_ACK,
+    ECN_WAIT,
     KEEPALIVE,
     LEFT_OVER,
     PERSIST,
@@ -69,6 +70,7 @@ REASONS: dict[str, Callable[[Tcb], bool]] = {
     KEEPALIVE: lambda tcb: tcb.keepalive and tcb.state != TIME_WAIT,
     CORK: lambda tcb: tcb.cork and unsent(tcb),
     LEFT_OVER: lambda tcb: tcb.state == TIME_WAIT or (tcb.state == FIN_WAIT_2 and tcb.released),
+    ECN_WAIT: lambda tcb: tcb.ecn_ect and tcb.state in TRANSMITTING,
     REORDERING: lambda tcb: tcb.sack_ok and bool(tcb.board.segs),
     TAIL_LOSS: lambda tcb: (
         tcb.sack_ok and bool(tcb.board.segs) and tcb.tlp_end < 0 and not tcb.in_loss
@@ -78,7 +80,7 @@ REASONS: dict[str, Callable[[Tcb], bool]] = {
 
 WAYS: dict[str, tuple[Callable[[Tcb], bool], tuple[str, ...]]] = {
     "something is out": (unacked, (RTO, PERSIST)),
-    "something is to be sent": (unsent, (RTO, PERSIST, CORK)),
+    "something is to be sent": (unsent, (RTO, PERSIST, CORK, ECN_WAIT)),
     "an acknowledgement is owed": (
         lambda tcb: tcb.state in SYNCHRONIZED and tcb.ack_sent != tcb.rcv_nxt, (DELAYED_ACK,)
     ),

@@ -192,7 +192,7 @@ def test_every_combination_of_flags_for_nobody_and_for_a_listener() -> None:
                 assert answers == []
                 assert raw.counters["drop_rst_for_nobody"] == 1
             elif listens and not flags & ACK and flags & SYN:
-                assert [item.flags for item in answers] == [SYN | ACK]
+                assert [item.flags & 63 for item in answers] == [SYN | ACK]  # ECE apart
                 assert raw.states() == [states.SYN_RECEIVED]
                 check_stack(raw.layer.stack)
                 continue
