@@ -1,5 +1,5 @@
-"""A thousand worlds of 20 % loss, reordering, duplication and corruption: nothing is ever wrong, also
-not in between (tests/tcp/invariants.py: each segment, and every 40th state)."""
+"""A thousand worlds of 20 % loss, reordering, duplication and corruption: nothing is ever wrong,
+not even in between (tests/tcp/invariants.py: each segment, and every 40th state)."""
 
 from __future__ import annotations
 
