@@ -38,6 +38,12 @@ def test_script_with_a_new_layer_before_every_line(scenario: Scenario) -> None:
     run(scenario, factory("full"), swap=True)
 
 
+@named(ALL)
+def test_script_where_both_sides_numbers_wrap(scenario: Scenario) -> None:
+    """RFC 9293 3.4: nothing depends on where sequence numbers begin."""
+    run(scenario._replace(iss=2**32 - 700, peer_iss=2**32 - 500), factory("full"))
+
+
 @named(ANY)
 def test_script_of_the_base_with_the_second_tcp(scenario: Scenario) -> None:
     run(scenario, factory("lite"))
