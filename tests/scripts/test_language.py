@@ -175,6 +175,12 @@ def test_times_count_from_the_end_of_the_handshake_or_from_the_line_before() -> 
     )
 
 
+def test_the_peer_speaks_to_the_port_that_listens() -> None:
+    passes(" listen port=8080\n peer SYN seq=0\n host SYN,ACK seq=0 ack=1\n", HEAD)
+    report = fails(" listen port=8080\n peer RST seq=0\n host SYN,ACK seq=0 ack=1\n", HEAD)
+    assert "got: nothing until" in report
+
+
 def test_other_bytes_than_were_written_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data of every segment is compared, not only its length."""
     from . import host
