@@ -393,12 +393,12 @@ def _segment(verb: str, words: list[str]) -> Segment:
     for key in needed:
         if key not in found:
             raise ValueError(f"expected {key}=")
-        if found[key] is ANYTHING and verb == "peer":
-            raise ValueError(f"{key} of a peer's segment cannot be `any`")
     return Segment(frozenset(names), found, count)
 
 
 def _field(verb: str, key: str, value: str) -> object:
+    if verb == "peer" and "any" in value.split(":"):
+        raise ValueError(f"{key} of a peer's segment cannot be `any`")
     if value == "none":
         if verb == "host" and key in ("mss", "wscale", "ts", "sackok"):
             return "none"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from services.tcp import create
 
 from .__main__ import main
+from .catalogue import FOLDER
 from .language import ScriptError, duration, integer, read_text
 from .runner import ScriptFailure, run
 
@@ -70,6 +73,8 @@ def passes(body: str, head: str = HEAD + "given active mss=1000\n") -> str:
         (HEAD + " peer SYN\n", "expected seq="),
         (HEAD + " host ACK seq=1\n", "expected ack="),
         (HEAD + " peer ACK seq=any ack=1\n", "seq of a peer's segment cannot be `any`"),
+        (HEAD + " peer ACK seq=1 ack=1 win=any\n", "win of a peer's segment cannot be `any`"),
+        (HEAD + " peer ACK seq=1 ack=1 ts=1:any\n", "ts of a peer's segment cannot be `any`"),
         (HEAD + " peer SYN seq=0 mss\n", "expected KEY=VALUE or sackok"),
         (HEAD + " peer SYN seq=0 mss=none\n", "mss cannot be `none`"),
         (HEAD + " peer SYN seq=0 colour=1\n", "colour is no field of a segment"),
@@ -231,3 +236,24 @@ def test_the_command_says_what_went_wrong(tmp_path: Path, capsys: pytest.Capture
     assert main([str(path)]) == 2
     assert f"{path}:5: expected one of peer, host" in capsys.readouterr().err
     assert main([str(tmp_path / "none.ply")]) == 2
+
+
+def test_damaged_scripts_are_read_or_refused_and_nothing_else() -> None:
+    """Every kind of line, with words left out or changed: a ScriptError, or a script."""
+    rng = random.Random(1)
+    texts = [
+        "scenario " + text
+        for path in sorted(FOLDER.glob("*.ply"))
+        for text in path.read_text().split("scenario ")[1:]
+    ]
+    words = [*" ".join(texts).split(), "", "=", "+", "~", "1*", ",", ":"]
+    told = []
+    for _ in range(2000):
+        parts = rng.choice(texts).split(" ")
+        parts[rng.randrange(len(parts))] = rng.choice(words)
+        try:
+            read(" ".join(parts))
+        except ScriptError as error:
+            told.append(str(error))
+    assert len(told) > 500
+    assert [text for text in told if not re.match(r"area\.ply:\d+: ", text)] == []
