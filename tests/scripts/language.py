@@ -21,6 +21,8 @@ BASES = ("any", "full")
 CALLS = ("listen", "connect", "accept", "write", "read", "shutdown", "close", "abort", "set",
          "swap")  # fmt: skip
 CHECKS = ("state", "socket", "unread", "eof", "connections", "info", "counter")
+ECN = ("not", "ect1", "ect0", "ce")
+"""The codepoints of RFC 3168 section 5, by their bits in the TOS octet."""
 OPERATORS = ("==", "!=", "<=", ">=", "<", ">")
 ICMP_FIELDS = ("type", "code", "mtu", "seq", "port", "local")
 
@@ -415,6 +417,10 @@ def _field(verb: str, key: str, value: str) -> object:
         if not colon:
             raise ValueError(f"expected ts=VALUE:ECHO, not {value!r}")
         return _number(val), _number(ecr)
+    if key == "ecn":
+        if value not in ECN:
+            raise ValueError(f"expected ecn= one of {', '.join(ECN)}")
+        return value
     if key == "raw" and verb == "peer":
         return bytes.fromhex(value)
     raise ValueError(f"{key} is no field of a segment")

@@ -14,11 +14,24 @@ from plywire.wire import tcp as wire
 from plywire.wire.tcp import FLAG_NAMES, SYN, Options, TcpHeader
 
 from .host import LOCAL, REMOTE, START, Host, pattern
-from .language import ANYTHING, Call, Check, Event, Icmp, Number, Quiet, Scenario, Segment
+from .language import ANYTHING, ECN, Call, Check, Event, Icmp, Number, Quiet, Scenario, Segment
 
 _OPERATORS = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le,
               ">": operator.gt, ">=": operator.ge}  # fmt: skip
-_COMPARED = ("seq", "ack", "len", "win", "urg", "mss", "wscale", "sackok", "ts", "sack", "port")
+_COMPARED = (
+    "seq",
+    "ack",
+    "len",
+    "win",
+    "urg",
+    "mss",
+    "wscale",
+    "sackok",
+    "ts",
+    "sack",
+    "ecn",
+    "port",
+)
 _ROUTER = bytes((10, 0, 0, 254))
 
 
@@ -197,9 +210,13 @@ class Run:
         payload = wire.encode(header, data, REMOTE, LOCAL)
         if "corrupt" in what.fields:
             payload = payload[:4] + bytes((payload[4] ^ 1,)) + payload[5:]
-        shown = {**numbers, **{key: what.fields[key] for key in ("sack",) if key in what.fields}}
+        shown = {
+            **numbers,
+            **{key: what.fields[key] for key in ("sack", "ecn") if key in what.fields},
+        }
+        tos = ECN.index(what.fields.get("ecn", "not"))
         self._say(f"peer {_words(what.flags, shown)}")
-        self.host.give(Packet(5, 6, REMOTE, LOCAL, 0, 64, 0, payload), IP)
+        self.host.give(Packet(5, 6, REMOTE, LOCAL, tos, 64, 0, payload), IP)
         self._read()
 
     def _options(self, given: dict, numbers: dict, flow: Flow) -> bytes:
@@ -252,6 +269,8 @@ class Run:
                         "win": header.window, "port": header.dst_port}  # fmt: skip
         if header.flags & wire.ACK:
             fields["ack"] = seq.sub(header.ack, flow.peer_iss)
+        if packet.tos & 3:
+            fields["ecn"] = ECN[packet.tos & 3]
         if header.urgent:
             fields["urg"] = header.urgent
         for key, value in (("mss", options.mss), ("wscale", options.window_scale)):
@@ -317,7 +336,7 @@ class Run:
         for key in _COMPARED:
             if key not in expected or (wanted := expected[key]) is ANYTHING:
                 continue
-            value = got.fields.get(key, {"urg": 0, "sack": ()}.get(key, "none"))
+            value = got.fields.get(key, {"urg": 0, "sack": (), "ecn": "not"}.get(key, "none"))
             same = wanted == value
             if key == "ts" and wanted != "none":
                 pairs = zip(wanted, value, strict=True) if value != "none" else ((Number(0), None),)

@@ -16,9 +16,9 @@ AREAS = (
     "handshake", "options", "close", "reset", "window", "zero-window", "persist", "retransmission",
     "fast-retransmit", "sack", "tail-loss", "reordering", "spurious", "slow-start",
     "congestion-avoidance", "nagle", "cork", "delayed-ack", "mss", "pmtu", "paws", "user-timeout",
-    "keep-alive", "linger", "syn-flood", "blind", "simultaneous",
+    "keep-alive", "linger", "syn-flood", "blind", "simultaneous", "ecn",
 )  # fmt: skip
-"""What issue 4 names: each has its file."""
+"""What issue 4 names, and ECN: each has its file."""
 
 OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
