@@ -234,7 +234,7 @@ def retransmit_lost(stack: Stack, tcb: Tcb, now: int) -> None:
     edge = board.una + tcb.snd_wnd
     segs = board.segs
     index = board.index(board.first_lost)
-    while board.to_send:
+    while board.to_send:  # sending may split one: what is behind the cut is the next
         seg = segs[index]
         if seg.lost and not seg.again:
             board.first_lost = seg.start
