@@ -117,7 +117,7 @@ class TcpLayer:
                 "next": [stack.next_id, stack.next_handle, self._app.bind_seed],
                 "app_generation": stack.app_generation,
                 "cookies_until": stack.cookies_until,
-                "scarce": stack.memory.scarce,
+                "scarce": [stack.memory.scarce, stack.memory.used_up],
                 "counters": dict(stack.counters),
                 "out": [[to, message.KIND, list(message)] for to, message in stack.out],
             }
@@ -134,7 +134,7 @@ class TcpLayer:
         stack.app_generation = saved["app_generation"]
         stack.cookies_until = saved["cookies_until"]
         stack.counters.update(saved["counters"])
-        stack.memory.scarce = saved["scarce"]
+        stack.memory.scarce, stack.memory.used_up = saved["scarce"]
         for row in saved["reservations"]:
             reservation = Reservation(*row)
             stack.ports.adopt(reservation)

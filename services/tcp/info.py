@@ -63,7 +63,7 @@ def tcp_info(tcb: Tcb, now: int) -> dict[str, int | str]:
         "segs_in": tcb.segs_in,
         "notsent_bytes": max(tcb.snd_buf.end - cursor, 0),
         "min_rtt": tcb.rack.min_rtt // 1000,
-        "data_segs_in": tcb.data_segs_in,
+        "data_segs_in": tcb.data_segs_in + tcb.ooo_segs,
         "data_segs_out": tcb.data_segs_out,
         "delivery_rate": tcb.delivery_rate,
         "busy_time": busy // 1000,

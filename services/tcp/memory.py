@@ -17,24 +17,19 @@ if TYPE_CHECKING:
 class Memory:
     """The sum of the queues: to send, early, and not read by the program. held: bytes."""
 
-    __slots__ = ("_counters", "bound", "held", "scarce")
+    __slots__ = ("_counters", "bound", "held", "scarce", "used_up")
 
     def __init__(self, bound: int, counters: Counter[str]) -> None:
         self._counters = counters
         self.bound = bound
         self.held = 0
-        self.scarce = False
-
-    @property
-    def used_up(self) -> bool:
-        """Nothing more can be kept."""
-        return 2 * self.held > 3 * self.bound
+        self.scarce = self.used_up = False
 
     def account(self, tcb: Tcb) -> None:
         """A connection's queues have changed."""
         size = len(tcb.snd_buf) + tcb.receive_queue
         if tcb.islands:
-            size += sum([len(data) for _, data in tcb.islands])
+            size += tcb.islands[-1].end - tcb.islands[0].start  # with its holes: no walk
         if size != tcb.held:
             self.held += size - tcb.held
             tcb.held = size
@@ -47,12 +42,13 @@ class Memory:
         self._judge()
 
     def _judge(self) -> None:
-        if not self.scarce:
+        if not self.scarce:  # and so not used up either
             if self.held > self.bound:
                 self.scarce = True
                 self._counters["tcp_memory_pressures"] += 1
-        elif 4 * self.held < 3 * self.bound:
-            self.scarce = False
+        else:
+            self.scarce = 4 * self.held >= 3 * self.bound
+            self.used_up = 2 * self.held > 3 * self.bound
 
     def state(self) -> dict[str, int]:
         """For whoever looks: bytes, and whether they are scarce."""
