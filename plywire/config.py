@@ -45,6 +45,7 @@ class TcpConfig:
     sack: bool = True
     rack: bool = True  # losses are found by time (RFC 8985); else by RFC 6675's count
     frto: bool = True
+    thin_linear_timeouts: bool = False  # no back-off where little is in flight (TCP_THIN_...)
     whole_segments: bool = True  # the first window is a multiple of the MSS
     option_order: str = "linux"  # of a SYN: MSS, SACK, timestamps, scale; bsd has scale second
     syn_cookies: bool = True  # when the queue of handshakes is full (RFC 4987)
