@@ -25,7 +25,7 @@ class TcpConfig:
     initial_window: int = 10  # segments (RFC 6928)
     rto_initial: int = 1 * SECOND  # RFC 6298 2.1
     rto_min: int = 200 * MS
-    rto_max: int = 120 * SECOND
+    rto_max: int = 64 * SECOND  # as BSD: RFC 6298 2.5 allows 60 s and more; Linux has 120 s
     delayed_ack: int = 40 * MS
     quick_acks: int = 16  # segments acknowledged at once at the start of a connection
     syn_retries: int = 6
