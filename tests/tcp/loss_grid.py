@@ -3,15 +3,15 @@
 `python -m tests.tcp.loss_grid` prints the table (some minutes on two cores); `--write` keeps it in
 loss_grid.txt, against which test_loss_grid.py checks. Columns, in kB/s:
 
-- `median`, `least`, `most`: connect to last byte read, of seeds 1 to 5 at 32 KiB with loss each way,
-  else of seeds 1 to 3; `first`: of seed 1, which is what CI measures again; `steady`: the median of
-  the second half of the bytes.
+- `median`, `least`, `most`: connect to last byte read, of seeds 1 to 5 at 32 KiB with loss each
+  way, else of seeds 1 to 3; `first`: of seed 1, which is what CI measures again; `steady`: the
+  median of the second half of the bytes.
 - `model`: PFTK (Padhye et al. 1998, equation 32) for that loss, 100 ms, an RTO of 300 ms, two
   segments an acknowledgement, and the buffer as the greatest window.
 - `known`: smoltcp's netsim table, whose wire loses the same share of everything, both ways.
 
-The model's loss is of data. So there are two kinds of loss here: `each way`, as netsim has it, where
-acknowledgements are lost as often, and `data`, where only what the sender sends is lost.
+The model's loss is of data. So there are two kinds of loss here: `each way`, as netsim has it,
+where acknowledgements are lost as often, and `data`, where only what the sender sends is lost.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def cells() -> list[Cell]:
 
 
 def effort(cell: Cell) -> tuple[int, int]:
-    """(seeds, MiB): most where netsim is compared with, one seed where nothing is left to chance."""
+    """(seeds, MiB): most where netsim is the measure, one seed where nothing is left to chance."""
     if not cell.loss:
         return 1, 10
     if cell.buffer == 32 and cell.way == "each way" and not cell.extra:
@@ -154,10 +154,10 @@ def rows() -> dict[Cell, Row]:
 
 def text(table: dict[Cell, Row]) -> str:
     """The snapshot."""
-    lines = [f"{'what':24}{'MiB':>4} {'control':9}" + "".join(f"{name:>8}" for name in Row._fields)]
+    lines = [f"{'what':28}{'MiB':>4} {'control':9}" + "".join(f"{name:>8}" for name in Row._fields)]
     for cell, row in table.items():
         numbers = "".join("       -" if value is None else f"{value:8.1f}" for value in row)
-        lines.append(f"{cell.what:24}{effort(cell)[1]:4} {cell.control:9}{numbers}")
+        lines.append(f"{cell.what:28}{effort(cell)[1]:4} {cell.control:9}{numbers}")
     return "\n".join(lines) + "\n"
 
 
@@ -166,8 +166,8 @@ def kept() -> dict[Cell, Row]:
     by_name = {(cell.what, cell.control): cell for cell in cells()}
     table = {}
     for line in SNAPSHOT.read_text().splitlines()[1:]:
-        numbers = [None if field == "-" else float(field) for field in line[38:].split()]
-        table[by_name[line[:24].strip(), line[29:38].strip()]] = Row(*numbers)
+        numbers = [None if field == "-" else float(field) for field in line[42:].split()]
+        table[by_name[line[:28].strip(), line[33:42].strip()]] = Row(*numbers)
     return table
 
 
