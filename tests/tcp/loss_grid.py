@@ -75,7 +75,7 @@ def cells() -> list[Cell]:
     found = []
     for control in CONTROLS:
         found += [Cell(buffer, loss, "each way", control) for buffer in BUFFERS for loss in LOSSES]
-        found += [Cell(32, loss, "data", control) for loss in LOSSES[1:]]
+        found += [Cell(buffer, loss, "data", control) for buffer in BUFFERS for loss in LOSSES[1:]]
         found += [Cell(32, loss, "each way", control, "thin") for loss in (10, 20, 30)]
         found += [Cell(512, 0, "each way", control, name) for name in ("reordered", "duplicated")]
     return found
