@@ -131,6 +131,8 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
     if tcb.rcv_fin > tcb.rcv_offset + tcb.rcv_wnd:
         tcb.rcv_fin = -1  # beyond the window: it will come again
     if not data:
+        # RFC 5681 4.2: FIN is a part of the stream, and beyond a hole it is answered as such.
+        tcb.ack_now = tcb.ack_now or (fin and offset > tcb.rcv_offset)
         return
     if now - tcb.last_data > tcb.rtt.rto:
         acknowledge_quickly(stack, tcb)  # as Linux: the sender begins anew, or had a timeout
