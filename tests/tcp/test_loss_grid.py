@@ -35,8 +35,8 @@ def test_a_cell_is_what_the_snapshot_says(cell: Cell) -> None:
 
 @pytest.mark.parametrize("cell", cells(), ids=lambda cell: f"{cell.what} {cell.control}")
 def test_where_something_is_lost_it_is_no_slower_than_the_model(cell: Cell) -> None:
-    """In every cell whose loss is the model's, of data. With loss each way, which the model does not
-    know, in every one but those of 30 %, which are within a fifth of it."""
+    """In every cell whose loss is the model's, of data. With loss each way, which the model does
+    not know, in every one but those of 30 %, which are within a fifth of it."""
     share = 0.8 if cell.loss == 30 and cell.way == "each way" else 1
     if cell.loss:
         assert KEPT[cell].median >= share * round(pftk(cell), 1)
@@ -66,4 +66,4 @@ def test_it_stands_beside_what_is_known(loss: int, times: float, control: str) -
 @pytest.mark.parametrize("control", CONTROLS)
 def test_timeouts_without_back_off_are_worth_having(loss: int, control: str) -> None:
     plain, thin = Cell(32, loss, "each way", control), Cell(32, loss, "each way", control, "thin")
-    assert KEPT[thin].median >= (2 if loss == 30 else 0.9) * KEPT[plain].median
+    assert KEPT[thin].median >= (1.8 if loss == 30 else 0.9) * KEPT[plain].median
