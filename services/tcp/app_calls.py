@@ -21,10 +21,10 @@ from plywire.messages import (
     Option,
     Query,
 )
+from plywire.paths import ANY, LOOPBACK
+from plywire.ports import Reservation
 from plywire.roles import TCP
 from services.tcp import listener, options, user_calls
-from services.tcp.paths import ANY, LOOPBACK
-from services.tcp.ports import Reservation
 from services.tcp.sender import push
 from services.tcp.stack import PATHS
 from services.tcp.states import CLOSED, PASSIVE_OPEN

@@ -20,12 +20,12 @@ from plywire.messages import (
     Paths,
     Segment,
 )
+from plywire.ports import Reservation
 from plywire.roles import APP, IP, Role
 from plywire.wire.ipv4 import PROTOCOL_TCP
 from plywire.wire.tcp import decode
 from services.tcp import icmp_errors, listener, timeouts
 from services.tcp.app_calls import AppCalls
-from services.tcp.ports import Reservation
 from services.tcp.segment_arrives import segment_arrives
 from services.tcp.stack import PATHS, Stack
 from services.tcp.states import LISTEN, SYN_RECEIVED

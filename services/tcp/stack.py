@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from plywire.isn import InitialSequenceNumbers
 from plywire.layer import Output
 from plywire.messages import (
     FLAG_DONT_FRAGMENT,
@@ -23,6 +24,8 @@ from plywire.messages import (
     Opened,
     Segment,
 )
+from plywire.paths import PathTable
+from plywire.ports import Ports, Reservation
 from plywire.roles import APP, IP
 from plywire.timers import Timers
 from plywire.wire.ipv4 import PROTOCOL_TCP
@@ -37,9 +40,6 @@ from plywire.wire.tcp import (
     sack_option,
     timestamps_option,
 )
-from services.tcp.isn import InitialSequenceNumbers
-from services.tcp.paths import PathTable
-from services.tcp.ports import Ports, Reservation
 from services.tcp.receiver import offer_window
 from services.tcp.sack import take_blocks
 from services.tcp.states import (
