@@ -23,7 +23,7 @@ import zmq
 
 from plywire.config import EVERYWHERE, WIRES, HostConfig, LabConfig
 from plywire.errors import ConfigError
-from plywire.registry import implementation, load
+from plywire.registry import devices, implementation, load
 from plywire.roles import LOSSLESS, Role, neighbours
 from plywire.runtime import config as places
 from plywire.runtime import logs
@@ -154,6 +154,7 @@ def _run(
     try:
         clock = LabClock(directory)
         shell = _shell(role, host, layer, spec, tracer, context, directory, clock, verbs)
+        open_ports = devices(spec) or open_ports
         if open_ports is not None:
             peers = wire_peers(lab, host, directory)
             for port in open_ports(host, context, directory, peers, clock):
