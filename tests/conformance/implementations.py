@@ -16,3 +16,6 @@ IMPLEMENTATIONS: dict[str, dict[str, str]] = {
     "app": {"app": "services.app:create"},
 }
 """`module:factory` by role and name."""
+
+ON_SOCKETS: dict[str, str] = {"tcp_host": "services.tcp_host:create"}
+"""Those of tcp that have no ip below them: they owe the app boundary alone."""

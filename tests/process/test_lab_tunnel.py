@@ -18,9 +18,9 @@ H1, OURS = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 9))
 LAB = """
 [wires.lan]
 [hosts.h1]
-interfaces = [{{ address = "10.0.0.1/24", device = "tunnel", listen = "udp://127.0.0.1:{one}", peers = [
+interfaces = [{{ address = "10.0.0.1/24", device = "tunnel", peers = [
   "10.0.0.9=udp://127.0.0.1:{ours}",
-] }}]
+], listen = "udp://127.0.0.1:{one}" }}]
 implementations = {{ link = "services.link_tunnel:create" }}
 [hosts.h2]
 interfaces = [{{ address = "10.0.0.2/24", device = "tunnel", listen = "udp://127.0.0.1:{two}" }}]
