@@ -52,7 +52,7 @@ DEVICES = [path for path in modules("services") if "devices" in path.parts]
 
 def test_there_is_something_to_check():
     assert {"link", "ip", "tcp", "app"} <= {path.parent.name for path in CORES}
-    assert {"link", "link_tunnel"} <= {path.parents[1].name for path in DEVICES}
+    assert {"link", "link_tunnel", "tcp_host"} <= {path.parents[1].name for path in DEVICES}
     assert {"messages", "envelope", "seq", "timers", "trace"} <= KERNEL
 
 

@@ -74,17 +74,17 @@ class SegmentTwins:
         side.layer.receive(message, APP, self.now)
         self.collect(side)
 
-    def listen(self) -> int:
+    def listen(self, port: int = 0) -> int:
         """b listens under the handle 2; returns the port."""
-        self.app(self.b, Bind(1, 2, ANY, 0, 0))
+        self.app(self.b, Bind(1, 2, ANY, port, 0))
         self.run(lambda: told(self.b, Bound))
         self.app(self.b, Listen(1, 2, 4, {}))
         self.run(lambda: len(told(self.b, Bound)) == 2)
         return told(self.b, Bound)[1].port
 
-    def open(self) -> None:
+    def open(self, port: int = 0) -> None:
         """A connection from a (handle 4) to b, who has accepted it."""
-        port = self.listen()
+        port = self.listen(port)
         self.a.handle = 4
         self.app(self.a, Connect(1, 4, B, port, BUFFER, {}))
         self.run(lambda: self.a.limit and self.b.limit)

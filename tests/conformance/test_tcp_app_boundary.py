@@ -257,7 +257,7 @@ def test_the_backlog_bounds_what_waits(twins):
     for handle in (4, 6, 8, 10, 12):
         twins.app(twins.a, Connect(1, handle, B, bound.port, BUFFER, {}))
     twins.run(lambda: len(told(twins.b, Opened)) == 2)
-    assert not twins.moves(lambda: len(told(twins.b, Opened)) > 2, steps=20)
+    assert not twins.moves(lambda: len(told(twins.b, Opened)) > 2, steps=5)
     twins.app(twins.b, Accepted(1, told(twins.b, Opened)[0].handle))
     twins.run(lambda: len(told(twins.b, Opened)) == 3)
 

@@ -78,7 +78,7 @@ def test_syn_is_a_header_without_data(spec):
 
 def test_handshake_tells_both_apps(spec):
     twins = Twins(spec)
-    twins.open()
+    twins.open(80)
     (ours,), (theirs,) = told(twins.a, Opened), told(twins.b, Opened)
     assert (ours.handle, ours.listener) == (4, 0)
     assert (theirs.listener, theirs.local_address, theirs.local_port) == (2, B, 80)
