@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from plywire.app_calls import PATHS
 from plywire.isn import InitialSequenceNumbers
 from plywire.layer import Output
 from plywire.messages import (
@@ -62,8 +63,6 @@ if TYPE_CHECKING:
     from plywire.config import HostConfig
     from plywire.trace import Tracer
     from services.tcp.listener import Listener
-
-PATHS = "paths"  # a connect that waits for ip's first word; the only kind keyed by a handle
 
 COUNTERS = (
     "tcp_active_opens", "tcp_passive_opens", "tcp_attempt_fails", "tcp_estab_resets",

@@ -115,11 +115,12 @@ class Block:
 class Listener:
     """A socket that waits for connections: its port, and how many may wait to be accepted."""
 
-    __slots__ = ("backlog", "reservation", "shown", "state")
+    __slots__ = ("backlog", "options", "reservation", "shown", "state")
 
     def __init__(self, reservation: Reservation, backlog: int = 0, state: str = CLOSED) -> None:
         self.reservation, self.backlog, self.state = reservation, backlog, state
         self.shown: dict[str, int | str] = {}
+        self.options: dict[str, int | str] = {}
 
     def control(self) -> dict[str, int | str]:
         """For people."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
-from plywire.messages import Accepted, Close, Closed, Credit, Data, End, Opened
+from plywire.messages import Accepted, Close, Closed, Credit, Data, End, Opened, Option
 from plywire.wire import tcp as wire
 from plywire.wire.tcp import ACK, FIN, PSH, RST, SYN, Options, TcpHeader
 from services.tcp_lite import states
@@ -99,6 +99,9 @@ class Connection(Block):
     def accepted(self, message: Accepted, now: int) -> None:
         """A program has taken it."""
         self.queued = False
+
+    def option(self, message: Option, now: int) -> None:
+        """No option changes what this TCP does; app keeps what programs read back."""
 
     # --- a pipe: sending one segment and waiting for its acknowledgement --------------------------
 

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 
 from plywire import messages, seq
 from plywire.envelope import dump_state, load_state
-from plywire.errors import DecodeError, SocketError
+from plywire.errors import DecodeError
 from plywire.isn import InitialSequenceNumbers
 from plywire.layer import Output
-from plywire.paths import ANY, LOOPBACK, PathTable
+from plywire.paths import ANY, PathTable
 from plywire.ports import Ports, Reservation
-from plywire.roles import APP, IP, TCP, Role
+from plywire.roles import APP, IP, Role
 from plywire.timers import Timers
 from plywire.wire import icmp
 from plywire.wire.ipv4 import PROTOCOL_TCP
 from plywire.wire.tcp import ACK, FIN, RST, SYN, TcpHeader, decode, encode
 from services.tcp_lite import states
+from services.tcp_lite.app_calls import AppCalls
 from services.tcp_lite.block import Key, Listener
 from services.tcp_lite.connection import Connection
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from plywire.trace import Tracer
 
 _FORMAT = "tcp_lite 2"
-_PATHS_WAIT = 1_000_000_000  # a connect made before ip has spoken waits so long
-_MAX_HELD = 1024
 _UNREACHABLE = ("ENETUNREACH", "EHOSTUNREACH", "ENOPROTOOPT", "ECONNREFUSED")
 _HARD = (icmp.PROTOCOL_UNREACHABLE, icmp.PORT_UNREACHABLE)
 _QUOTE = struct.Struct("!HHI")
@@ -39,9 +38,8 @@ _QUOTE = struct.Struct("!HHI")
 class TcpLite:
     """One host's TCP.
 
-    bound, listeners, by_handle: what programs hold. connections: also those that nobody holds any
-    more. timers: one a connection, by its key; and one for each connect that is held, by its
-    handle, until ip has told its Paths.
+    reservations, waiting, listeners, by_handle: what programs hold. connections: also those that
+    nobody holds any more. timers: one a connection, by its key; and those of `plywire.app_calls`.
     """
 
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
@@ -50,15 +48,23 @@ class TcpLite:
         self.counters: Counter[str] = Counter()
         self.timers = Timers()
         self.trace = 0  # of the input that is being worked on
-        self.bound: dict[int, Reservation] = {}
+        self.reservations: dict[int, Reservation] = {}
         self.listeners: dict[int, Listener] = {}
         self.by_handle: dict[int, Connection] = {}
         self.connections: dict[Key, Connection] = {}
         self.paths = PathTable(host)
         self.isn = InitialSequenceNumbers(rng.randbytes(32))
-        self._ports = Ports(self.cfg.port_low, self.cfg.port_high, rng.randbytes(32))
-        self._held: dict[int, messages.Connect] = {}
-        self._next_handle, self._bind_seed = 1, rng.getrandbits(16)
+        self.ports = Ports(self.cfg.port_low, self.cfg.port_high, rng.randbytes(32))
+        self.waiting: dict[int, messages.Connect] = {}
+        self._next_handle = 1
+        self._app = AppCalls(self, rng.getrandbits(16))
+        self._handlers: dict[type, tuple[Role, Callable]] = {
+            messages.Hello: ("any", self._hello),
+            messages.Segment: (IP, self._segment),
+            messages.PacketError: (IP, self._packet_error),
+            messages.Paths: (IP, self._new_paths),
+            **{kind: (APP, handler) for kind, handler in self._app.handlers.items()},
+        }
         self._app_generation: int | None = None
         self._out: list[Output] = []
 
@@ -67,12 +73,12 @@ class TcpLite:
     def receive(self, message: messages.Message, source: Role, now: int) -> None:
         """Take one message; what cannot be used is counted and dropped."""
         self.trace = message.trace
-        role, handler = _HANDLERS.get(type(message), (None, None))
+        role, handler = self._handlers.get(type(message), (None, None))
         if role not in (source, "any"):
             self.drop("unexpected_message", now)
             return
         try:
-            handler(self, message, now)
+            handler(message, now)
         except DecodeError as error:
             self.counters["tcp_in_errs"] += 1
             self.drop(error.reason, now, getattr(message, "payload", b""))
@@ -80,11 +86,11 @@ class TcpLite:
     def expire(self, now: int) -> None:
         """Run the timers that are due."""
         for key in self.timers.expire(now):
-            if isinstance(key, tuple):
+            if key in self.connections:
                 self.trace = self.connections[key].trace
                 self.connections[key].timeout(now)
             else:
-                self._open(self._held.pop(key), now)
+                self._app.connect_now(self.waiting.pop(key[0]), now)
 
     def deadline(self) -> int | None:
         """When the next timer is due."""
@@ -99,13 +105,13 @@ class TcpLite:
         """Sockets, timers, paths, counters, and what `outputs` has not given away."""
         return dump_state({
             "format": _FORMAT,
-            "bound": [item.to_state() for item in self.bound.values()],
+            "bound": [item.to_state() for item in self.reservations.values()],
             "listeners": [item.to_state() for item in self.listeners.values()],
             "connections": [item.to_state() for item in self.connections.values()],
-            "held": [list(item) for item in self._held.values()],
+            "held": [list(item) for item in self.waiting.values()],
             "timers": self.timers.items(),
-            "host": [self.paths.to_state(), self._ports.to_state(), self.isn.key],
-            "next": [self._next_handle, self._bind_seed, self._app_generation],
+            "host": [self.paths.to_state(), self.ports.to_state(), self.isn.key],
+            "next": [self._next_handle, self._app.bind_seed, self._app_generation],
             "counters": dict(self.counters),
             "out": [[to, message.KIND, list(message)] for to, message in self._out],
         })  # fmt: skip
@@ -117,18 +123,19 @@ class TcpLite:
             raise DecodeError("bad_snapshot", f"not of {_FORMAT}")
         paths, ports, self.isn.key = saved["host"]
         self.paths.restore(paths)
-        self._ports.restore(ports)
-        self.bound = {row[0]: Reservation(*row) for row in saved["bound"]}
+        self.ports.restore(ports)
+        self.reservations = {row[0]: Reservation(*row) for row in saved["bound"]}
         for row, *rest in saved["listeners"]:
             self.listeners[row[0]] = Listener(Reservation(*row), *rest)
-        for held in (*self.bound.values(), *(item.reservation for item in self.listeners.values())):
-            self._ports.adopt(held)
+        listening = [item.reservation for item in self.listeners.values()]
+        for held in (*self.reservations.values(), *listening):
+            self.ports.adopt(held)
         for fields in saved["connections"]:
-            self._enter(Connection(self, **fields))
-        self._held = {row[1]: messages.Connect(*row) for row in saved["held"]}
+            self.enter(Connection(self, **fields))
+        self.waiting = {row[1]: messages.Connect(*row) for row in saved["held"]}
         for key, when in saved["timers"]:
-            self.timers.set(tuple(key) if isinstance(key, list) else key, when)
-        self._next_handle, self._bind_seed, self._app_generation = saved["next"]
+            self.timers.set(tuple(key), when)
+        self._next_handle, self._app.bind_seed, self._app_generation = saved["next"]
         self.counters.update(saved["counters"])
         for to, kind, fields in saved["out"]:
             self._out.append(Output(to, messages.KINDS[kind](*fields)))
@@ -146,131 +153,31 @@ class TcpLite:
             return dict(self.counters)
         raise KeyError(topic)
 
-    # --- what programs ask: bind, listen, connect, close ------------------------------------------
+    # --- what programs hold -----------------------------------------------------------------------
 
-    def _bind(self, message: messages.Bind, now: int) -> None:
-        trace, handle, address, port, reuse = message
-        error = cause = ""
-        try:
-            tables = (self.bound, self.listeners, self.by_handle, self._held)
-            if any(handle in table for table in tables):
-                raise SocketError("EINVAL", "the socket has an address already", TCP)
-            if address != ANY and not self.paths.is_local(address):
-                raise SocketError("EADDRNOTAVAIL", "not an address of this host", TCP)
-            port = self._reserve(handle, address, port, bool(reuse)).port
-        except SocketError as problem:
-            error, cause = problem.name, problem.cause
-        self.tell(messages.Bound(trace, handle, address, port, error, cause))
-
-    def _reserve(self, handle: int, address: bytes, port: int, reuse: bool) -> Reservation:
-        self._bind_seed += 1
-        held = self._ports.reserve(handle, address, port, reuse, self._bind_seed)
-        self.bound[handle] = held
-        return held
-
-    def _listen(self, message: messages.Listen, now: int) -> None:
-        trace, handle, backlog, _ = message
-        item = self.listeners.get(handle)
-        try:
-            if item is None:
-                if handle in self.by_handle or handle in self._held:
-                    raise SocketError("EINVAL", "the socket is connected", TCP)
-                held = self.bound.get(handle) or self._reserve(handle, ANY, 0, False)
-                self._ports.listen(held)
-                item = self.listeners[handle] = Listener(self.bound.pop(handle))
-                self.change(item, states.PASSIVE_OPEN, now)
-        except SocketError as error:
-            self.tell(messages.Bound(trace, handle, ANY, 0, error.name, error.cause))
-        else:
-            item.backlog, held = min(backlog, self.cfg.backlog_max), item.reservation
-            self.tell(messages.Bound(trace, handle, held.address, held.port, "", ""))
-
-    def _connect(self, message: messages.Connect, now: int) -> None:
-        if self.paths.known or len(self._held) >= _MAX_HELD:
-            self._open(message, now)
-        else:
-            self._held[message.handle] = message
-            self.timers.set(message.handle, now + _PATHS_WAIT)
-
-    def _open(self, message: messages.Connect, now: int) -> None:
-        """What the program knows, an address and a port, becomes a connection, or an errno."""
-        self.trace, handle, remote, port, limit, _ = message
-        remote = LOOPBACK if remote == ANY else remote  # as Linux does
-        try:
-            path = None if self.paths.is_group(remote) else self.paths.lookup(remote, now)
-            if path is None:
-                raise SocketError("ENETUNREACH", "no route", TCP)
-            if len(self.connections) >= self.cfg.max_connections:
-                raise SocketError("ENOBUFS", "too many connections", TCP)
-            if handle in self.by_handle or handle in self.listeners:
-                raise SocketError("EISCONN", "the socket is in use", TCP)
-            held, source, reuse = self.bound.get(handle), path.source, False
-            if held is None:
-                local = self._ports.ephemeral(source, remote, port, self.connections)
-            else:
-                source = source if held.address == ANY else held.address
-                local, reuse = held.port, held.reuse
-            key = (source, local, remote, port)
-            if key in self.connections:
-                raise SocketError("EADDRNOTAVAIL", "this pair of sockets is in use", TCP)
-        except SocketError as error:
-            self.tell(messages.Closed(self.trace, handle, error.name, error.cause))
-            return
-        if held is not None:
-            self._ports.release(self.bound.pop(handle))
-        connection = self._new(handle, key, reuse)
-        self._enter(connection)
-        connection.open(path.mtu, limit, now)
-
-    def _new(self, handle: int, key: Key, reuse: bool, **more: object) -> Connection:
+    def new(self, handle: int, key: Key, reuse: bool, **more: object) -> Connection:
+        """A block for these endpoints."""
         names = ("local_address", "local_port", "remote_address", "remote_port")
         ends = dict(zip(names, key, strict=True))
         return Connection(self, handle=handle, trace=self.trace, reuse=reuse, **ends, **more)
 
-    def _enter(self, connection: Connection) -> None:
+    def enter(self, connection: Connection) -> None:
+        """Make it findable."""
         key = connection.key
         self.connections[key] = connection
-        self._ports.connect(key, key[0], key[1], connection.reuse)
+        self.ports.connect(key, key[0], key[1], connection.reuse)
         if connection.handle:
             self.by_handle[connection.handle] = connection
 
-    def _of_connection(self, message: messages.Message, now: int) -> None:
-        connection = self.by_handle.get(message.handle)
-        if connection is not None:
-            _CALLS[type(message)](connection, message, now)
-        elif isinstance(message, messages.Data):  # the others may cross a Closed
-            self.drop("unknown_handle", now)
-
-    def _close(self, message: messages.Close, now: int) -> None:
-        handle = message.handle
-        if handle in self.by_handle:
-            self.by_handle[handle].close(message, now)
-        elif self._give_up(handle, now):
-            self.tell(messages.Closed(message.trace, handle, "", ""))
-
-    def _give_up(self, handle: int, now: int) -> bool:
-        """Free what is no connection; those that nobody has accepted are reset."""
-        if handle in self.bound:
-            self._ports.release(self.bound.pop(handle))
-        elif handle in self.listeners:
-            item = self.listeners.pop(handle)
-            self._ports.release(item.reservation)
-            self.change(item, states.CLOSE, now)
-            for connection in list(self.connections.values()):
-                if connection.queued and connection.listener == handle:
-                    connection.abort(now)
-        elif self._held.pop(handle, None) is not None:
-            self.timers.cancel(handle)
-        else:
-            return False
-        return True
-
-    def _option(self, message: messages.Option, now: int) -> None:
-        """No option changes what this TCP does; app keeps what programs read back."""
-
-    def _query(self, message: messages.Query, now: int) -> None:
-        item = self.by_handle.get(message.handle) or self.listeners.get(message.handle)
-        self.tell(messages.Info(message.trace, message.handle, item.control() if item else {}))
+    def close_listener(self, item: Listener, now: int) -> None:
+        """A listener goes, and with it the connections that nobody has accepted."""
+        handle = item.reservation.handle
+        del self.listeners[handle]
+        self.ports.release(item.reservation)
+        self.change(item, states.CLOSE, now)
+        for connection in list(self.connections.values()):
+            if connection.queued and connection.listener == handle:
+                connection.abort(now)
 
     def _hello(self, message: messages.Hello, now: int) -> None:
         """A new app has forgotten its sockets: nobody holds them any more."""
@@ -283,8 +190,10 @@ class TcpLite:
             self.release(connection)
             if connection.state != states.TIME_WAIT:
                 connection.abort(now)
-        for handle in (*self.bound, *self.listeners, *self._held):
-            self._give_up(handle, now)
+        for item in list(self.listeners.values()):
+            self.close_listener(item, now)
+        for handle in (*self.reservations, *self.waiting):
+            self._app.handlers[messages.Close](messages.Close(0, handle, 0, 0), now)
 
     # --- whom a segment is for --------------------------------------------------------------------
 
@@ -330,10 +239,10 @@ class TcpLite:
             self.drop("too_many_connections", now)
         else:
             reuse, path = listener.reservation.reuse, self.paths.lookup(key[2], now)
-            connection = self._new(self._next_handle, key, reuse, listener=handle, queued=True)
+            connection = self.new(self._next_handle, key, reuse, listener=handle, queued=True)
             connection.open(path.mtu if path else 0, self.cfg.receive_buffer, now, header)
             self._next_handle += 2
-            self._enter(connection)
+            self.enter(connection)
 
     def reset(self, header: TcpHeader, length: int, src: bytes, dst: bytes) -> None:
         """Answer a segment that no connection wants (3.5.2); src: who sent it."""
@@ -365,10 +274,7 @@ class TcpLite:
 
     def _new_paths(self, message: messages.Paths, now: int) -> None:
         self.paths.replace(message.rows)
-        held, self._held = self._held, {}
-        for handle, connect in held.items():
-            self.timers.cancel(handle)
-            self._open(connect, now)
+        self._app.paths_came(now)
 
     # --- what connections need of the host --------------------------------------------------------
 
@@ -400,7 +306,7 @@ class TcpLite:
         """There is no such connection any more."""
         key = connection.key
         self.timers.cancel(key)
-        self._ports.disconnect(key, key[1])
+        self.ports.disconnect(key, key[1])
         del self.connections[key]
 
     def drop(self, reason: str, now: int, packet: bytes = b"") -> None:
@@ -420,24 +326,3 @@ def _row(connection: Connection) -> dict[str, object]:
         "recv_q": control["receive_queue"],
         "send_q": control["send_queue"],
     }
-
-
-_CALLS: dict[type, Callable] = {
-    messages.Data: Connection.write,
-    messages.Credit: Connection.read,
-    messages.End: Connection.shut,
-    messages.Accepted: Connection.accepted,
-}
-_HANDLERS: dict[type, tuple[Role, Callable]] = {
-    messages.Hello: ("any", TcpLite._hello),
-    messages.Segment: (IP, TcpLite._segment),
-    messages.PacketError: (IP, TcpLite._packet_error),
-    messages.Paths: (IP, TcpLite._new_paths),
-    messages.Bind: (APP, TcpLite._bind),
-    messages.Listen: (APP, TcpLite._listen),
-    messages.Connect: (APP, TcpLite._connect),
-    messages.Close: (APP, TcpLite._close),
-    messages.Option: (APP, TcpLite._option),
-    messages.Query: (APP, TcpLite._query),
-    **dict.fromkeys(_CALLS, (APP, TcpLite._of_connection)),
-}
