@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.process.programs import digest
 from tests.process.running import program, wait_until
 
 SIZE = 2_000_000
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/tunnel.toml"
 H1, OURS = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 9))
 LAB = """
 [wires.lan]
@@ -128,3 +130,37 @@ def test_a_lab_that_cannot_be(lab):
     other.write_text(LAB.format(**lab.ports).replace("services.link_tunnel", "services.link"))
     said = lab.refused("--lab", "other", "up", "-f", str(other), code=1)
     assert 'implementations = { link = "services.link_tunnel:create" }' in said
+
+
+def test_two_labs_that_share_a_file_are_two_machines(tmp_path):
+    """Each brings one host up, and knows the other only by where it listens."""
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as two:
+        for probe in (one, two):
+            probe.bind(("127.0.0.1", 0))
+        places = [f":{probe.getsockname()[1]}" for probe in (one, two)]
+    text = EXAMPLE.read_text().replace(":7001", places[0]).replace(":7002", places[1])
+    machines = {}
+    for name in ("h1", "h2"):
+        (tmp_path / name).mkdir()
+        machines[name] = Commands(tmp_path / name)
+    try:
+        for name, machine in machines.items():
+            machine.up(text, "--host", name)
+        with (
+            LabClient(machines["h1"].directory()) as near,
+            LabClient(machines["h2"].directory()) as far,
+            Stack(near.target("h1")) as h1,
+            Stack(far.target("h2")) as h2,
+            h2.create_server(("", 0)) as server,
+            h1.create_connection(("h2.lab", server.getsockname()[1]), timeout=20) as ours,
+        ):
+            theirs, address = server.accept()
+            with theirs:
+                assert address == ours.getsockname()
+                ours.sendall(b"from one machine to the other")
+                ours.shutdown(socket.SHUT_WR)
+                assert theirs.makefile("rb").read() == b"from one machine to the other"
+    finally:
+        for machine in machines.values():
+            machine("down")
+            machine.end()
