@@ -50,7 +50,7 @@ class Admit(NamedTuple):
 
 class Dial(NamedTuple):
     """Connect from an address, or with the socket that was reserved under this handle. room: how
-    many bytes may be read. Answered by Connected or Failed."""
+    many bytes may be read; options: to be set before. Answered by Connected or Failed."""
 
     ifindex = IFINDEX
     trace: int
@@ -59,6 +59,7 @@ class Dial(NamedTuple):
     address: bytes
     port: int
     room: int
+    options: dict[str, int]
 
 
 class Write(NamedTuple):

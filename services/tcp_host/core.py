@@ -17,6 +17,7 @@ from plywire.layer import Output
 from plywire.roles import APP, IP, TCP, WIRE, Role
 from services.tcp_host import calls
 from services.tcp_host.addresses import ANY, Addresses
+from services.tcp_host.sockets import CLOSED, LISTEN, SYN_SENT, Connection, Held
 
 if TYPE_CHECKING:
     from plywire.config import HostConfig
@@ -26,74 +27,6 @@ _FORMAT = "tcp_host 1"
 _ADMITTED = 16  # connections that the device may accept before it is told to go on
 _SEND_BUFFER = "SO_SNDBUF"
 _NOT_KEPT = "the operating system's sockets ended with their process"
-
-CLOSED, LISTEN, SYN_SENT, ESTABLISHED = "CLOSED", "LISTEN", "SYN-SENT", "ESTABLISHED"
-FIN_WAIT, CLOSE_WAIT, CLOSING = "FIN-WAIT-2", "CLOSE-WAIT", "LAST-ACK"
-
-
-class Connection:
-    """One connection, as far as the app boundary is concerned. Offsets count the stream's bytes.
-
-    sent: taken from the app; written: of these, what the system has taken; received: given to the
-    app; read, limit: the app's credit.
-    """
-
-    __slots__ = ("finished", "finishing", "handle", "heard_end", "limit", "listener", "local",
-                 "opened", "queued", "read", "received", "released", "remote", "send_buffer",
-                 "sent", "shown", "written")  # fmt: skip
-
-    def __init__(self, handle: int, limit: int, send_buffer: int) -> None:
-        self.handle, self.limit, self.send_buffer = handle, limit, send_buffer
-        self.listener = 0
-        self.queued = False  # no program has accepted it
-        self.local: tuple[bytes, int] = (ANY, 0)
-        self.remote: tuple[bytes, int] = (ANY, 0)
-        self.sent = self.written = self.received = self.read = 0
-        self.opened = self.finishing = self.finished = self.heard_end = self.released = False
-        self.shown: dict[str, int | str] = {}
-
-    @property
-    def state(self) -> str:
-        """By RFC 9293's names, as far as can be told from up here."""
-        if not self.opened:
-            return SYN_SENT
-        if self.finishing or self.released:
-            return CLOSING if self.heard_end else FIN_WAIT
-        return CLOSE_WAIT if self.heard_end else ESTABLISHED
-
-    def control(self) -> dict[str, int | str]:
-        """For people."""
-        return {
-            "state": self.state,
-            "local_address": _dotted(self.local[0]), "local_port": self.local[1],
-            "remote_address": _dotted(self.remote[0]), "remote_port": self.remote[1],
-            "send_queue": self.sent - self.written, "receive_queue": self.received - self.read,
-            "send_buffer": self.send_buffer, "receive_buffer": self.limit - self.read,
-            "released": int(self.released),
-        }  # fmt: skip
-
-
-class Held:
-    """A socket that is bound, or that listens.
-
-    asked: for each answer of the device that is still to come, in order: does the app wait for it?
-    admitted: connections that the device may still accept.
-    """
-
-    __slots__ = ("address", "admitted", "asked", "backlog", "bound", "handle", "listening", "port",
-                 "reuse")  # fmt: skip
-
-    def __init__(self, handle: int, address: bytes, port: int, reuse: int) -> None:
-        self.handle, self.address, self.port, self.reuse = handle, address, port, reuse
-        self.backlog, self.admitted = 0, 0
-        self.bound = self.listening = False
-        self.asked: list[bool] = []
-
-    def control(self) -> dict[str, int | str]:
-        """For people."""
-        state = LISTEN if self.listening else CLOSED
-        return {"state": state, "local_address": _dotted(self.address), "local_port": self.port,
-                "backlog": self.backlog}  # fmt: skip
 
 
 class TcpHost:
@@ -175,7 +108,7 @@ class TcpHost:
     def describe(self, topic: str, now: int) -> object:
         """`connections` and `listeners` (as `ss` has them), or `counters`."""
         if topic == "connections":
-            return [_row(item) for item in self._connections.values()]
+            return [item.row() for item in self._connections.values()]
         if topic == "listeners":
             return [
                 {"handle": item.handle, **item.control(), "receive_queue": self._queued(item)}
@@ -238,7 +171,8 @@ class TcpHost:
         except SocketError as error:
             self._tell(messages.Closed(trace, handle, error.name, error.cause))
             return
-        connection = Connection(handle, limit, self.cfg.send_buffer)
+        send_buffer = options.get(_SEND_BUFFER, self.cfg.send_buffer)
+        connection = Connection(handle, limit, send_buffer)
         connection.remote = (self._addresses.inward(where), port)
         if held is not None:
             connection.local = (self._address, held.port)
@@ -246,9 +180,7 @@ class TcpHost:
         self._connections[handle] = connection
         self.counters["tcp_active_opens"] += 1
         self._changed(connection, "active OPEN", trace, CLOSED)
-        self._ask(calls.Dial(trace, handle, self._addresses.own, where, port, limit))
-        for name, value in options.items():
-            self._set(connection, name, value, trace)
+        self._ask(calls.Dial(trace, handle, self._addresses.own, where, port, limit, options))
 
     def _data(self, message: messages.Data) -> None:
         connection = self._connections.get(message.handle)
@@ -525,23 +457,6 @@ class TcpHost:
 def create(host: HostConfig, rng: random.Random, tracer: Tracer) -> TcpHost:
     """A host's TCP; the system has the randomness."""
     return TcpHost(host, tracer)
-
-
-def _row(connection: Connection) -> dict[str, object]:
-    """A connection as a row of `ss`."""
-    control = connection.control()
-    return control | {
-        "handle": connection.handle,
-        "listener": connection.listener,
-        "local": f"{control['local_address']}:{control['local_port']}",
-        "peer": f"{control['remote_address']}:{control['remote_port']}",
-        "recv_q": control["receive_queue"],
-        "send_q": control["send_queue"],
-    }
-
-
-def _dotted(address: bytes) -> str:
-    return ".".join(map(str, address))
 
 
 _HANDLERS: dict[type, tuple[Role, Callable[[TcpHost, Any], None]]] = {

@@ -90,7 +90,9 @@ def peer():
 def dialled(port, peer, room: int = 1 << 16) -> socket.socket:
     """The peer's end of a connection with the handle 2."""
     address, number = peer.getsockname()
-    port.send([calls.Dial(1, 2, HOME, socket.inet_aton(address), number, room)])
+    port.send(
+        [calls.Dial(1, 2, HOME, socket.inet_aton(address), number, room, {"TCP_MAXSEG": 500})]
+    )
     (connected,) = until(port, calls.Connected)
     assert (connected.local, connected.remote_port) == (HOME, number)
     made, _ = peer.accept()
@@ -135,6 +137,19 @@ def test_both_ended_and_unread_bytes_do_not_wake_the_loop_for_ever(port, peer):
     ask(port, calls.Room(1, 2, 100))
     said = until(port, calls.Ended)
     assert [item.payload for item in said if type(item) is calls.Arrived] == [b"nread"]
+    theirs.close()
+
+
+def test_what_the_system_says_of_a_connection_and_its_options(port, peer):
+    theirs = dialled(port, peer)
+    theirs.sendall(b"unread")
+    ask(port, calls.Set(1, 2, "TCP_NODELAY", 1), calls.Set(1, 2, "TCP_KEEPCNT", 1000))
+    assert port.counters == {"drop_host_option_einval": 1}
+    (looked,) = ask(port, calls.Look(1, 2))
+    assert looked.fields["state"] == "ESTABLISHED"
+    assert 0 < looked.fields["snd_mss"] <= 500  # the option of the Dial, set before the SYN
+    assert looked.fields["receive_queue"] == 6
+    assert looked.fields["srtt_us"] > 0
     theirs.close()
 
 

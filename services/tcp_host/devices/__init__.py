@@ -158,7 +158,7 @@ class HostPort:
             self._watch(item)
 
     def _dial(self, ask: calls.Dial) -> None:
-        trace, handle, source, address, port, room = ask
+        trace, handle, source, address, port, room, options = ask
         try:
             item = self._sockets.get(handle)
             if item is None:
@@ -167,6 +167,8 @@ class HostPort:
                 # The port is chosen by connect(), which knows that a pair is what must be unique.
                 sock.setsockopt(socket.SOL_IP, _BIND_NO_PORT, 1)
                 sock.bind((socket.inet_ntoa(source), 0))
+            for name, value in options.items():
+                self._option(item.sock, name, value)
             item.trace, item.room, item.dialing = trace, room, True
             item.sock.connect((socket.inet_ntoa(address), port))
         except BlockingIOError:
@@ -207,12 +209,16 @@ class HostPort:
 
     def _set(self, ask: calls.Set) -> None:
         item = self._sockets.get(ask.handle)
-        number = getattr(socket, ask.name, None) if ask.name.startswith(("SO_", "TCP_")) else None
-        if item is None or number is None:
+        if item is not None:
+            self._option(item.sock, ask.name, ask.value)
+
+    def _option(self, sock: socket.socket, name: str, value: int) -> None:
+        number = getattr(socket, name, None) if name.startswith(("SO_", "TCP_")) else None
+        if number is None:
             return
-        level = socket.SOL_SOCKET if ask.name.startswith("SO_") else socket.SOL_TCP
+        level = socket.SOL_SOCKET if name.startswith("SO_") else socket.SOL_TCP
         try:
-            item.sock.setsockopt(level, number, ask.value)
+            sock.setsockopt(level, number, value)
         except OSError as error:
             self.counters[f"drop_host_option_{_words(error)[0].lower()}"] += 1
 
