@@ -173,6 +173,16 @@ class AppCalls:
             stack.timers.cancel((handle, PATHS))
             self.connect_now(connect, now)
 
+    def forget_all(self) -> None:
+        """A new app knows nothing of what is bound or waits to connect, and is not told."""
+        stack = self.stack
+        for reservation in stack.reservations.values():
+            stack.ports.release(reservation)
+        stack.reservations.clear()
+        for handle in stack.waiting:
+            stack.timers.cancel((handle, PATHS))
+        stack.waiting.clear()
+
     def connect_now(self, message: Connect, now: int) -> None:
         """Open a connection, or say why not."""
         self.stack.trace = message.trace

@@ -290,6 +290,9 @@ class TcpHost:
         for held in self._held.values():
             self._give_up(held, message.trace)
         self._held.clear()
+        self._out = [
+            item for item in self._out if item.to != APP
+        ]  # it would not know what it means
 
     def _nothing(self, message: messages.Paths) -> None:
         """The system has routes of its own."""

@@ -192,8 +192,7 @@ class TcpLite:
                 connection.abort(now)
         for item in list(self.listeners.values()):
             self.close_listener(item, now)
-        for handle in (*self.reservations, *self.waiting):
-            self._app.handlers[messages.Close](messages.Close(0, handle, 0, 0), now)
+        self._app.forget_all()
 
     # --- whom a segment is for --------------------------------------------------------------------
 

@@ -289,9 +289,23 @@ def test_a_new_app_has_no_sockets(twins):
     twins.open()
     twins.app(twins.a, Hello(0, "app", 1, 0))
     assert told(twins.b, Closed) == []
+    twins.app(twins.a, Bind(0, 6, ANY, 0, 0))
+    (bound,) = answers(twins, twins.a, Bound, 1)
     twins.app(twins.a, Hello(0, "app", 2, 0))
     twins.run(lambda: told(twins.b, Closed))
     assert told(twins.b, Closed)[0].error == "ECONNRESET"
+    assert told(twins.a, Closed) == []  # the new one may mean something else by that handle
+    twins.app(twins.a, Bind(0, 6, ANY, bound.port, 0))
+    assert answers(twins, twins.a, Bound, 2)[1].error == ""
+
+
+def test_a_new_app_has_no_listener(twins):
+    twins.app(twins.b, Hello(0, "app", 1, 0))
+    port = twins.listen()
+    twins.app(twins.b, Hello(0, "app", 2, 0))
+    twins.app(twins.a, Connect(1, 4, B, port, BUFFER, {}))
+    assert answers(twins, twins.a, Closed, 1)[0].error == "ECONNREFUSED"
+    assert told(twins.b, Closed) == []
 
 
 def test_what_crosses_a_closed_does_no_harm(twins):
