@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench lint proto clean
+.PHONY: demo test soak bench lint proto clean
 
 demo: $(STAMP)
 	$(BIN)/plywire demo
@@ -12,6 +12,9 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+soak: $(STAMP)
+	PLYWIRE_SOAK=1 $(BIN)/python -m pytest -s tests/process/test_swap.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

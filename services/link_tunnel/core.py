@@ -31,6 +31,8 @@ _LENGTH = slice(2, 4)
 class TunnelLayer(LinkBase):
     """The link of a host whose interfaces are all tunnels."""
 
+    state_format = "link_tunnel/1"
+
     def __init__(self, host: HostConfig, tracer: Tracer) -> None:
         super().__init__([BareInterface(config) for config in host.interfaces], tracer)
         self._peers = {item.ifindex: PeerTable(item, host.routes) for item in host.interfaces}

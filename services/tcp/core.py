@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 class TcpLayer:
     """One host's TCP."""
 
+    role = "tcp"
+    state_format = "tcp/1"
+
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
         self.stack = Stack(host, rng, tracer)
         self.counters: Counter[str] = self.stack.counters
@@ -173,6 +176,7 @@ class TcpLayer:
             stack.drop("not_tcp", now)
             return
         stack.counters["tcp_in_segs"] += 1
+        stack.codepoint = message.tos & 3
         src, dst = message.src, message.dst
         header, data = decode(message.payload, src, dst)
         tcb = stack.connections.get((dst, header.dst_port, src, header.src_port))

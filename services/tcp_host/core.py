@@ -30,9 +30,16 @@ _NOT_KEPT = "the operating system's sockets ended with their process"
 
 
 class TcpHost:
-    """One host's TCP, which is the operating system's."""
+    """One host's TCP, which is the operating system's.
 
-    def __init__(self, host: HostConfig, tracer: Tracer) -> None:
+    state_format: no two processes have the same, since the sockets stay with the one that made
+    them. So a swap says that it would end the connections before it does.
+    """
+
+    role = TCP
+
+    def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
+        self.state_format = f"tcp_host/{rng.getrandbits(32):08x}"
         if len(host.interfaces) != 1:
             raise ConfigError(
                 f"hosts.{host.name}.interfaces",
@@ -458,8 +465,8 @@ class TcpHost:
 
 
 def create(host: HostConfig, rng: random.Random, tracer: Tracer) -> TcpHost:
-    """A host's TCP; the system has the randomness."""
-    return TcpHost(host, tracer)
+    """A host's TCP; rng tells processes apart."""
+    return TcpHost(host, rng, tracer)
 
 
 _HANDLERS: dict[type, tuple[Role, Callable[[TcpHost, Any], None]]] = {

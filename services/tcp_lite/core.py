@@ -42,6 +42,9 @@ class TcpLite:
     nobody holds any more. timers: one a connection, by its key; and those of `plywire.app_calls`.
     """
 
+    role = "tcp"
+    state_format = "tcp_lite/2"
+
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
         self.cfg = host.tcp
         self.tracer = tracer

@@ -164,15 +164,36 @@ def test_a_process_that_is_killed_ends_its_connections_and_listens_again(client,
     with pytest.raises(ConnectionResetError):
         theirs.recv(1)
     assert ours.recv(1) == b""  # the system closes what a process leaves behind
-
-    def again():
-        try:
-            return h1.create_connection(server.getsockname(), timeout=20)
-        except ConnectionRefusedError:
-            return None
-
-    with wait_until(again, "h2 listens again"):
+    place = server.getsockname()
+    with wait_until(lambda: connected(h1, place), "h2 listens again"):
         server.accept()[0].close()
+
+
+def test_a_swap_says_that_it_would_end_connections_and_does_it_when_told(plywire, stacks):
+    h1, h2 = stacks
+    with h2.create_server(("", 0)) as server:
+        place = ("10.0.0.2", server.getsockname()[1])
+        with h1.create_connection(place, timeout=20):
+            theirs, _ = server.accept()
+            with theirs:
+                said = plywire("swap", "h2.tcp").stderr
+                assert "cannot take over 1 open connections" in said
+                assert "--fresh ends them" in said
+                theirs.sendall(b"still there")
+                plywire.do("swap", "h2.tcp", "--fresh")
+                with pytest.raises(ConnectionResetError):
+                    theirs.recv(1)
+        ours = wait_until(lambda: connected(h1, place), "h2 listens again")
+        with ours:
+            server.accept()[0].close()
+
+
+def connected(stack, place):
+    """A connection, or None while nobody listens."""
+    try:
+        return stack.create_connection(place, timeout=20)
+    except ConnectionRefusedError:
+        return None
 
 
 def test_two_interfaces_cannot_be(plywire):

@@ -104,7 +104,14 @@ class HostPort:
         """The answers to what was sent."""
         return self._take()
 
-    def close(self) -> None:
+    def to_state(self) -> list:
+        """Nothing: sockets stay with their process."""
+        return []
+
+    def restore(self, state: list) -> None:
+        """Nothing came."""
+
+    def close(self, successor: bool = False) -> None:
         """Let go of everything. Connections are reset: nobody will read what still comes."""
         for item in list(self._sockets.values()):
             self._drop(item, abort=True)
