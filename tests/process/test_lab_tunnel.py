@@ -121,6 +121,26 @@ def test_wrong_datagrams_are_counted_and_nothing_else(lab, client, ours):
     assert "64 bytes from 10.0.0.2" in lab.do("ping", "h1", "h2", "-c", "1")
 
 
+def test_it_is_exchanged_under_a_connection(lab, client):
+    with (
+        Stack(client.target("h1")) as h1,
+        Stack(client.target("h2")) as h2,
+        h2.create_server(("", 0)) as server,
+        h1.create_connection(("10.0.0.2", server.getsockname()[1]), timeout=20) as ours,
+    ):
+        theirs, _ = server.accept()
+        with theirs:
+            for link in ("h1.link", "h2.link"):
+                lab.do("swap", link)
+                ours.sendall(b"on and on")
+                assert theirs.recv(9) == b"on and on"
+            said = lab("swap", "h1.link", "--impl", "services.link:create")
+            assert said.returncode == 1
+            assert "goes on as services.link_tunnel:create" in said.stderr
+            ours.sendall(b"all the same")
+            assert theirs.recv(13) == b"all the same"
+
+
 def test_a_lab_that_cannot_be(lab):
     taken = lab.base / "taken.toml"
     taken.write_text(LAB.format(**lab.ports))
