@@ -49,6 +49,9 @@ class AppCalls(app_calls.AppCalls):
     def close_listener(self, item: Listener, now: int) -> None:
         listener.close_listener(self.stack, item, now)
 
+    def has_room(self, now: int) -> bool:
+        return self.stack.has_room(now)
+
     def active_open(self, message: Connect, key: Key, reuse: bool, path: Path, now: int) -> None:
         tcb = self.stack.new_tcb(message.handle, key, reuse)
         for name, value in message.options.items():
