@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from plywire.isn import timestamp_offset
+from plywire.paths import Path
 from services.tcp import options, receiver
-from services.tcp.isn import timestamp_offset
-from services.tcp.paths import Path
 from services.tcp.sender import push
 from services.tcp.states import (
     ABORT,
