@@ -43,7 +43,7 @@ class Rack:
             self.min_rtt, self.min_at = found.rtt, now
         newest = found.newest
         if newest is not None:
-            rtt = now - newest.sent_at
+            rtt = max(now - newest.sent_at, 1)
             # Step 2: is it the retransmission that has arrived, or the original all along?
             doubtful = newest.ever and (
                 rtt < self.min_rtt

@@ -38,12 +38,13 @@ class Delivery:
     segment sent last of what it delivers, None when nothing. rtt: nanoseconds from a segment that
     was sent once, or 0. original: something sent before `mark` and never again has arrived.
     reordered: something arrived after what was sent later. dsack: the duplicate reported, or None.
+    again_at: when the oldest retransmission was sent of what SND.UNA passes, or 0.
     """
 
-    __slots__ = ("dsack", "newest", "newly", "original", "reordered", "rtt", "sacked")
+    __slots__ = ("again_at", "dsack", "newest", "newly", "original", "reordered", "rtt", "sacked")
 
     def __init__(self) -> None:
-        self.newly = self.sacked = self.rtt = 0
+        self.newly = self.sacked = self.rtt = self.again_at = 0
         self.newest: Sent | None = None
         self.original = self.reordered = False
         self.dsack: tuple[int, int] | None = None
@@ -53,11 +54,13 @@ class Scoreboard:
     """The segments between `una` and `nxt`, in order; sums are bytes.
 
     `pipe` is RFC 6675's estimate of what is in the network. mark: where `nxt` was when the last
-    timeout happened.
+    timeout happened. sent_at: when a segment was sent last. No two have the same time, so times tell
+    the order, also of what goes out in one instant: RACK would take a retransmission for older than
+    the new data before it.
     """
 
     __slots__ = ("again", "delivered", "delivered_at", "high_sacked", "lost", "mark", "nxt",
-                 "sacked", "sacked_count", "segs", "to_send", "una")  # fmt: skip
+                 "sacked", "sacked_count", "segs", "sent_at", "to_send", "una")  # fmt: skip
 
     def __init__(self) -> None:
         self.segs: list[Sent] = []
@@ -67,6 +70,7 @@ class Scoreboard:
         self.to_send = 0  # lost and not in flight again
         self.high_sacked = 0
         self.mark = 0
+        self.sent_at = 0
         self.delivered = 0
         self.delivered_at = 0
 
@@ -79,7 +83,8 @@ class Scoreboard:
         """New data has gone out."""
         if not self.segs:
             self.delivered_at = now
-        self.segs.append(Sent(start, end, now, self.delivered, self.delivered_at))
+        self.sent_at = max(now, self.sent_at + 1)
+        self.segs.append(Sent(start, end, self.sent_at, self.delivered, self.delivered_at))
         self.nxt = end
 
     def sent_again(self, seg: Sent, now: int) -> None:
@@ -90,8 +95,12 @@ class Scoreboard:
             if seg.lost:
                 self.to_send -= size
         seg.again = seg.ever = True
-        seg.sent_at = now
+        self.sent_at = seg.sent_at = max(now, self.sent_at + 1)
         seg.delivered, seg.delivered_at = self.delivered, self.delivered_at
+
+    def in_flight_again(self) -> int:
+        """How many retransmissions are in flight."""
+        return sum(seg.again for seg in self.segs)
 
     def split(self, seg: Sent, size: int) -> None:
         """Cut a segment that is longer than the path takes now."""
@@ -150,7 +159,7 @@ class Scoreboard:
         if newest is not None and not newest.ever:
             # Of all that it reports, the last sent is what let it come: the rest may have arrived
             # long ago, with acknowledgements that were lost. Karn: not of what was sent twice.
-            found.rtt = now - newest.sent_at
+            found.rtt = max(now - newest.sent_at, 1)
         return found
 
     def _cumulative(self, una: int, found: Delivery) -> None:
@@ -158,6 +167,8 @@ class Scoreboard:
         for seg in self.segs:
             if seg.end > una:
                 break
+            if seg.ever and not seg.sacked:
+                found.again_at = min(found.again_at or seg.sent_at, seg.sent_at)
             self._arrived(seg, found)
             if seg.sacked:
                 self.sacked -= seg.end - seg.start

@@ -89,7 +89,7 @@ _FIELDS: dict[str, object] = {
     "prr_delivered": 0, "prr_out": 0, "recover_fs": 0,
     "tlp_end": -1, "tlp_again": False,  # of the tail loss probe under way; it was a repeat
     # retransmissions since, and the clock and SND.UNA (as an offset) at, the first one
-    "undo_count": 0, "undo_stamp": 0, "undo_from": 0,
+    "undo_count": 0, "undo_at": 0, "undo_from": 0,
     "delivery_rate": 0,  # bytes a second
     "dsack_dups": 0,
     "ato": 0,  # how long acknowledgements may be delayed
