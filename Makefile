@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench lint proto clean
+.PHONY: demo test soak bench lint proto clean
 
 demo: $(STAMP)
 	$(BIN)/plywire demo
@@ -12,6 +12,10 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+# The long transfers of tests/live with 50 MB for every option and twice the delay: a quarter of an hour.
+soak: $(STAMP)
+	PLYWIRE_SOAK=1 $(BIN)/python -m pytest tests/live/test_lossy_kernel.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -54,9 +54,9 @@ class Scoreboard:
     """The segments between `una` and `nxt`, in order; sums are bytes.
 
     `pipe` is RFC 6675's estimate of what is in the network. mark: where `nxt` was when the last
-    timeout happened. sent_at: when a segment was sent last. No two have the same time, so times tell
-    the order, also of what goes out in one instant: RACK would take a retransmission for older than
-    the new data before it.
+    timeout happened. sent_at: when a segment was sent last. No two have the same time, so times
+    tell the order, also of what goes out in one instant: RACK would take a retransmission for older
+    than the new data before it.
     """
 
     __slots__ = ("again", "delivered", "delivered_at", "high_sacked", "lost", "mark", "nxt",

@@ -36,6 +36,9 @@ REPEATS = (
 )
 """What a wire that loses or reorders also brings about."""
 
+LOST = ("Previous segment(s) not captured", "ACKed segment that wasn't captured")
+"""What a capture at the kernel's end lacks when the wire there loses frames."""
+
 TAIL_PROBES = (
     "This frame is a (suspected) retransmission",
     "This frame is a (suspected) spurious retransmission",
