@@ -104,6 +104,7 @@ _FIELDS: dict[str, object] = {
     "challenges": 0, "challenge_start": 0,  # RFC 5961 section 7
     # --- socket options
     "nodelay": False, "cork": False, "maxseg": 0,
+    "tos": 0,  # the Diffserv field, in an octet whose two lower bits are 0
     "keepalive": False, "keep_idle": 0, "keep_interval": 0, "keep_count": 0, "keep_probes": 0,
     "syn_count": 0, "user_timeout": 0, "linger2": 0,
     # --- totals

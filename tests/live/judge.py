@@ -61,6 +61,7 @@ def fields(path: Path, display_filter: str, *names: str) -> list[list[str]]:
     """The fields of the packets that a display filter lets through."""
     command = [
         "tshark",
+        "-n",
         "-r",
         str(path),
         "-Y",
