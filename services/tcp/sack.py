@@ -45,7 +45,7 @@ def take_blocks(tcb: Tcb, most: int) -> list[tuple[int, int]]:
         tcb.dsack = None
         index = bisect_left(islands, (chosen[0][0] + 1, b"")) - 1
         if index >= 0 and islands[index][0] + len(islands[index][1]) >= chosen[0][1]:
-            arrived_early(tcb, chosen[0][0])  # the block around it follows (RFC 2883 4.2)
+            arrived_early(tcb, chosen[0][0])  # the block around it follows (RFC 2883 4)
     used: list[int] = []
     for offset in tcb.sack_recent:
         index = bisect_left(islands, (offset + 1, b"")) - 1

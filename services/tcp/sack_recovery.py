@@ -97,7 +97,7 @@ def _detect(stack: Stack, tcb: Tcb, now: int) -> None:
 
 
 def on_reordering_timer(stack: Stack, tcb: Tcb, now: int) -> None:
-    """RFC 8985 6.3: the reordering window has passed; what is still missing is lost."""
+    """RFC 8985 6.2 step 5: the reordering window has passed; what is still missing is lost."""
     _detect(stack, tcb, now)
     if tcb.board.to_send and not tcb.in_recovery and not tcb.in_loss:
         enter(stack, tcb, 0, 0, now)
