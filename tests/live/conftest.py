@@ -48,7 +48,7 @@ def require() -> None:
         pytest.skip("needs root: network namespaces and TAP")
     if not Path("/dev/net/tun").exists():
         pytest.skip("needs /dev/net/tun")
-    for tool in ("ip", "tshark", "curl", "ping"):
+    for tool in ("ip", "tshark", "curl", "ping", "sysctl"):
         if not shutil.which(tool):
             pytest.skip(f"needs {tool}")
 
