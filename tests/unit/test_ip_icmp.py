@@ -214,7 +214,7 @@ def test_any_quote_is_survived_and_what_goes_up_fits_its_message(kind, code, res
     assert all(message.src == H1 for message in messages)
 
 
-@pytest.mark.parametrize("kind", [4, 5, 13, 14])
+@pytest.mark.parametrize("kind", [4, 5, 13, 14, 15, 16, 17, 18])
 def test_retired_and_unused_types_are_ignored(kind):
     """Source quench (RFC 6633), redirects, timestamps."""
     ip = Ip()
