@@ -71,6 +71,7 @@ def fields(path: Path, display_filter: str, *names: str) -> list[list[str]]:
         "-E",
         "aggregator=|",
     ]
+    command += ["-d", "tcp.port==5201,data"]  # iperf3's: random bytes look like many a protocol
     for check in _CHECKS:
         command += ["-o", check]
     for name in names:
