@@ -370,6 +370,10 @@ def _numbers(table: _Table, default: Any) -> Any:
             changes[item.name] = table.flag(item.name, old)
         elif isinstance(old, str):
             changes[item.name] = table.text(item.name, old)
+            words = _WORDS.get(item.name, ())
+            if words and changes[item.name] not in words:
+                reason = f"{changes[item.name]!r} is unknown; there are {', '.join(words)}"
+                raise table.error(item.name, reason)
         elif item.name in TIMES:
             changes[item.name] = table.seconds(item.name)
         else:
@@ -387,6 +391,7 @@ def _numbers(table: _Table, default: Any) -> Any:
 
 
 _HIGHEST = 2**31 - 1
+_WORDS = {"ecn": ("off", "passive", "on")}
 _RANGES = {
     "ttl": (1, 255),
     "port_low": (1, 65_535),

@@ -46,6 +46,7 @@ class TcpConfig:
     backlog_max: int = 4096
     max_connections: int = 65_536
     congestion: str = "cubic"
+    ecn: str = "passive"  # RFC 3168: off, passive (when the peer asks), on (ask as well)
     port_low: int = 32_768  # ephemeral ports, both included
     port_high: int = 60_999
 
