@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.conftest import PLYWIRE, command_line, joined
+from tests.live.conftest import KERNEL, PLYWIRE, command_line, joined
 from tests.live.judge import LOST, REPEATS, fields, judge
 from tests.live.transfer import SOAK, Transfer, transfer
 
@@ -116,6 +116,35 @@ def test_without_or_with_an_option(base, setup, plywire, sysctls, tmp_path, caps
         running.begin()
         running.finish()
         check(running, row, name, capsys)
+
+
+def test_ecn_is_used_both_ways(base, tmp_path, capsys):
+    """RFC 3168: a frame in a hundred is marked; each side reports it, and says when it answered."""
+    path = tmp_path / "kernel.pcapng"
+    with (
+        joined("ecn", tcp='ecn = "on"') as setup,
+        command_line(setup.lab) as plywire,
+    ):
+        setup.kernel("sysctl", "-w", "net.ipv4.tcp_ecn=1")
+        marks = ("--ecn-mark", "1%")
+        with transfer(setup, plywire, path, ROW_SIZE, BASE.congestion, marks) as running:
+            check_agreement(running, BASE)
+            for stream in running.streams:
+                assert "ecn" in running.ss(stream)
+            running.begin()
+            running.finish()
+            check(running, BASE, "ecn on", capsys)
+            assert running.harm()["ecn_marked"]
+    syns = fields(path, "tcp.flags.syn == 1", "tcp.flags.ack", "tcp.flags.ece", "tcp.flags.cwr")
+    asked = [(ece in TRUE, cwr in TRUE) for ack, ece, cwr in syns if ack not in TRUE]
+    granted = [(ece in TRUE, cwr in TRUE) for ack, ece, cwr in syns if ack in TRUE]
+    assert set(asked) == {(True, True)}
+    assert set(granted) == {(True, False)}
+    for source in (PLYWIRE, KERNEL):
+        here = f"ip.src == {source} && tcp.flags.syn == 0"
+        assert fields(path, f"{here} && tcp.flags.ece == 1", "frame.number")
+        assert fields(path, f"{here} && tcp.flags.cwr == 1", "frame.number")
+        assert fields(path, f"{here} && tcp.len > 0 && ip.dsfield.ecn == 2", "frame.number")
 
 
 def test_fifty_megabytes_each_way(base, capsys):

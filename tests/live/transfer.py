@@ -89,9 +89,11 @@ def _counts(plywire: Callable[..., str]) -> dict[str, int]:
 
 
 @contextmanager
-def transfer(setup: Setup, plywire, path: Path, size: int, congestion: str):
-    """A Transfer whose connections are open; congestion is the kernel's."""
-    plywire("impair", "set", f"ply-{setup.interface}", *IMPAIRMENTS)
+def transfer(
+    setup: Setup, plywire, path: Path, size: int, congestion: str, more: tuple[str, ...] = ()
+):
+    """A Transfer whose connections are open; congestion is the kernel's, more: impairments."""
+    plywire("impair", "set", f"ply-{setup.interface}", *IMPAIRMENTS, *more)
     peers = Peer(setup.namespace), Peer(setup.namespace)
     receiving, sending = peers
     capture = Capture(setup.namespace, setup.interface, path)
