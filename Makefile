@@ -13,8 +13,8 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-# The long transfers of tests/live with 50 MB for every option and twice the delay: a quarter of an hour.
 soak: $(STAMP)
+	PLYWIRE_SOAK=1 $(BIN)/python -m pytest -s tests/process/test_swap.py
 	PLYWIRE_SOAK=1 $(BIN)/python -m pytest tests/live/test_lossy_kernel.py
 
 bench: $(STAMP)

@@ -31,6 +31,13 @@ class Output(NamedTuple):
 class Layer(Protocol):
     """What every layer offers to whoever runs it."""
 
+    role: Role
+    """Which place in a host it can take."""
+
+    state_format: str
+    """What its snapshots are: a successor with the same word can read them, and no other. It
+    changes with what a snapshot holds."""
+
     counters: Counter[str]
     """Totals since the start, named as `nstat` would (`tcp_retrans_segs`, `drop_bad_checksum`)."""
 

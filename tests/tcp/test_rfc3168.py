@@ -462,3 +462,17 @@ def test_marks_and_losses_together_lose_and_repeat_nothing() -> None:
         pair.marks = 0.05
         pair.transfer(bytes(range(256)) * 800, bytes(range(255, -1, -1)) * 400)
         assert pair.marked
+
+
+def test_a_new_tcp_in_the_middle_of_marks_goes_on() -> None:
+    pair = Pair(5, ecn="on", loss=0.01)
+    pair.marks = 0.1
+    data = bytes(range(256)) * 800
+    pair.open()
+    pair.a.send(data)
+    pair.b.send(b"")
+    while not (pair.a.closed and pair.b.closed) and pair.step():
+        if pair.rng.random() < 0.1:
+            pair.rng.choice(pair.ends).swap()
+    assert bytes(pair.b.received) == data
+    assert pair.a.layer.counters["tcp_ecn_reductions"] > 0
