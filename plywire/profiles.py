@@ -44,7 +44,8 @@ class TcpConfig:
     option_order: str = "linux"  # of a SYN: MSS, SACK, timestamps, scale; bsd has scale second
     syn_cookies: bool = True  # when the queue of handshakes is full (RFC 4987)
     backlog_max: int = 4096
-    max_connections: int = 65_536
+    max_connections: int = 65_536  # TIME-WAIT counts; its oldest one makes room for a new one
+    max_orphans: int = 1024  # closed by their program, and not ended: the oldest one is reset
     congestion: str = "cubic"
     ecn: str = "passive"  # RFC 3168: off, passive (when the peer asks), on (ask as well)
     port_low: int = 32_768  # ephemeral ports, both included

@@ -43,6 +43,8 @@ def on_ack(stack: Stack, tcb: Tcb, theirs: Options, acked: int, flight: int, now
         tcb.rack.observe(tcb, found, tsecr, now)
         if board.sacked or board.again or tcb.rack.again:
             _detect(stack, tcb, now)
+        else:
+            stack.disarm(tcb, REORDERING)
     elif board.sacked:
         rack.detect_by_count(board, tcb.snd_mss)
     more_lost = board.to_send > marked
@@ -231,12 +233,15 @@ def retransmit_lost(stack: Stack, tcb: Tcb, now: int) -> None:
     board = tcb.board
     cc = tcb.cc
     edge = board.una + tcb.snd_wnd
-    for seg in list(board.segs):
-        if not board.to_send:
-            return
+    segs = board.segs
+    index = board.index(board.first_lost)
+    while board.to_send:  # sending may split one: what is behind the cut is the next
+        seg = segs[index]
         if seg.lost and not seg.again:
+            board.first_lost = seg.start
             size = min(seg.end - seg.start, tcb.snd_mss)
             pipe = board.pipe
             if (pipe and pipe + size > cc.cwnd) or seg.start + size > edge:
                 return
             retransmit_segment(stack, tcb, seg, now)
+        index += 1

@@ -6,6 +6,7 @@ from plywire import seq
 from plywire.config import TcpConfig
 from services.tcp.buffers import StreamBuffer
 from services.tcp.congestion import ALGORITHMS, CongestionControl
+from services.tcp.islands import Island
 from services.tcp.rack import Rack
 from services.tcp.rtt import RttEstimator
 from services.tcp.scoreboard import Scoreboard
@@ -125,8 +126,8 @@ _FIELDS: dict[str, object] = {
 
 
 class Tcb:
-    """One connection. `snd_buf` holds what is not acknowledged; `islands` what came early, as
-    (offset, bytes) in order and apart; `pending` what is in order and on its way to the app.
+    """One connection. `snd_buf` holds what is not acknowledged; `islands` what came early, in
+    order and apart; `pending` what is in order and on its way to the app.
 
     sack_recent: offsets in the blocks to report first; dsack: a duplicate to report; undo: the
     congestion control's state before a recovery that may turn out to be spurious."""
@@ -147,7 +148,7 @@ class Tcb:
         self.rtt = RttEstimator(cfg.rto_initial, cfg.rto_min, cfg.rto_max)
         self.cc: CongestionControl = ALGORITHMS[cfg.congestion](0)
         self.snd_buf = StreamBuffer()
-        self.islands: list[tuple[int, bytearray]] = []
+        self.islands: list[Island] = []
         self.pending: list[bytes] = []
         self.board = Scoreboard()
         self.rack = Rack()
@@ -236,7 +237,7 @@ class Tcb:
             "rcv_mss": self.rcv_mss,
             "send_queue": self.send_queue if buffers else 0,
             "receive_queue": self.receive_queue,
-            "out_of_order": sum(len(data) for _, data in self.islands),
+            "out_of_order": sum(island.end - island.start for island in self.islands),
             "send_buffer": self.send_buffer if buffers else 0,
             "receive_buffer": self.rcv_buf if buffers else 0,
             "congestion": self.cc.name,
@@ -316,7 +317,7 @@ class Tcb:
             self.rtt.to_state(),
             [self.cc.name, self.cc.to_state()],
             self.snd_buf.to_state(),
-            [[offset, bytes(data)] for offset, data in self.islands],
+            [[island.start, island.read(island.start)] for island in self.islands],
             [self.sack_recent, list(self.dsack) if self.dsack else None, self.undo],
             self.board.to_state(),
             self.rack.to_state(),
@@ -333,7 +334,7 @@ class Tcb:
         tcb.cc = ALGORITHMS[name](0)
         tcb.cc.restore(congestion)
         tcb.snd_buf = StreamBuffer.from_state(buffer)
-        tcb.islands = [(offset, bytearray(data)) for offset, data in islands]
+        tcb.islands = [Island(*item) for item in islands]
         recent, dsack, tcb.undo = sack
         tcb.sack_recent = list(recent)
         tcb.dsack = tuple(dsack) if dsack else None
