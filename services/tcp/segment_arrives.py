@@ -192,6 +192,7 @@ def _check_sequence(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
     elif length and not flags & SYN:
         stack.counters["tcp_out_of_window"] += 1
         tcb.ack_now = True
+        receiver.acknowledge_quickly(stack, tcb)
         if ahead < 0 and data:  # all of it a repeat: RFC 2883
             start = max(tcb.rcv_offset + ahead, 0)
             arrived_again(tcb, start, min(start + len(data), tcb.rcv_offset))
