@@ -20,7 +20,6 @@ def data_arrived(tcb: Tcb, size: int, now: int) -> None:
     """A small segment is the end of a write (tcp_measure_rcv_mss). Linux also counts a full one
     with PSH, which a sender with a small buffer sets on each: it would double the acknowledgements
     of its transfers."""
-    tcb.last_data = now
     tcb.data_segs_in += 1
     if size < tcb.rcv_mss:
         tcb.ack_pushed = min(tcb.ack_pushed + 1, 2)

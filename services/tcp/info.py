@@ -19,7 +19,6 @@ def tcp_info(tcb: Tcb, now: int) -> dict[str, int | str]:
     board = tcb.board
     rtt = tcb.rtt
     mss = tcb.snd_mss
-    unacked = len(board.segs) if tcb.sack_ok else -(-tcb.flight // mss)
     busy, rwnd_limited, sndbuf_limited = chrono.times(tcb, now)
     scaled = tcb.snd_scale or tcb.rcv_scale
     cursor = board.nxt if tcb.sack_ok else tcb.snd_una_offset + tcb.flight
@@ -39,12 +38,12 @@ def tcp_info(tcb: Tcb, now: int) -> dict[str, int | str]:
         "ato": tcb.ato // 1000,
         "snd_mss": mss,
         "rcv_mss": tcb.rcv_mss,
-        "unacked": unacked,
+        "unacked": tcb.in_flight,
         "sacked": board.sacked_count,
         "lost": sum(seg.lost for seg in board.segs),
         "retrans": sum(seg.again for seg in board.segs),
         "last_data_sent": (now - tcb.last_send) // 1_000_000,
-        "last_data_recv": (now - (tcb.last_data or tcb.last_receive)) // 1_000_000,
+        "last_data_recv": (now - tcb.last_data) // 1_000_000,
         "last_ack_recv": (now - tcb.last_receive) // 1_000_000,
         "pmtu": tcb.path_mtu,
         "rcv_ssthresh": tcb.rcv_ssthresh,

@@ -80,7 +80,7 @@ _FIELDS: dict[str, object] = {
     "told_end": False,  # and the app knows
     "ack_sent": 0,  # rcv_nxt in the last segment sent
     "ack_now": False,  # an acknowledgement is owed at once
-    "ack_pushed": 0, "pingpong": False, "last_data": 0,  # services.tcp.delack
+    "ack_pushed": 0, "pingpong": False,  # services.tcp.delack
     "quick_acks": 0,  # segments still acknowledged at once
     # --- timestamps (RFC 7323)
     "ts_on": False,  # both SYNs had the option
@@ -99,7 +99,7 @@ _FIELDS: dict[str, object] = {
     "prr_delivered": 0, "prr_out": 0, "recover_fs": 0,
     "tlp_end": -1, "tlp_again": False,  # of the tail loss probe under way; it was a repeat
     # retransmissions since, and the clock and SND.UNA (as an offset) at, the first one
-    "undo_count": 0, "undo_stamp": 0, "undo_from": 0,
+    "undo_count": 0, "undo_at": 0, "undo_from": 0,
     "delivery_rate": 0,  # bytes a second
     "rate_app_limited": False,  # measured while the program gave too little to send
     "dsack_dups": 0,
@@ -108,7 +108,7 @@ _FIELDS: dict[str, object] = {
     "syn_retransmits": 0,
     "probes": 0, "probe_backoff": 0,  # of a closed window: unanswered, and sent
     "una_time": 0,  # when snd_una last moved, or the oldest byte was first sent
-    "last_send": 0, "last_receive": 0,
+    "last_send": 0, "last_receive": 0, "last_data": 0,
     # --- ECN (RFC 3168, services.tcp.ecn)
     "ecn_asked": False,  # a SYN of ours had ECE and CWR
     "ecn_ok": False, "ecn_ect": False,  # marks are echoed; our data is ECT
@@ -125,8 +125,9 @@ _FIELDS: dict[str, object] = {
     "challenges": 0, "challenge_start": 0,  # RFC 5961 section 7
     # --- socket options
     "nodelay": False, "cork": False, "maxseg": 0,
+    "tos": 0,  # the Diffserv field, in an octet whose two lower bits are 0
     "keepalive": False, "keep_idle": 0, "keep_interval": 0, "keep_count": 0, "keep_probes": 0,
-    "syn_count": 0, "user_timeout": 0, "linger2": 0,
+    "syn_count": 0, "user_timeout": 0, "linger2": 0, "thin_linear": False,
     # --- totals
     "segs_in": 0, "segs_out": 0, "retransmits": 0, "bytes_acked": 0, "bytes_received": 0,
     "data_segs_in": 0, "data_segs_out": 0, "bytes_sent": 0, "bytes_retrans": 0, "ooo_segs": 0,
@@ -157,6 +158,7 @@ class Tcb:
         self.keep_interval = cfg.keepalive_interval
         self.keep_count = cfg.keepalive_probes
         self.syn_count = cfg.syn_retries
+        self.thin_linear = cfg.thin_linear_timeouts
         self.rtt = RttEstimator(cfg.rto_initial, cfg.rto_min, cfg.rto_max)
         self.cc: CongestionControl = ALGORITHMS[cfg.congestion](0)
         self.snd_buf = StreamBuffer()
@@ -184,6 +186,11 @@ class Tcb:
     def snd_una_offset(self) -> int:
         """SND.UNA as an offset; beyond the last byte when FIN is acknowledged."""
         return self.snd_buf.start + seq.sub(self.snd_una, self.snd_buf_seq)
+
+    @property
+    def in_flight(self) -> int:
+        """Segments sent and not acknowledged; without SACK in full ones."""
+        return len(self.board.segs) if self.sack_ok else -(-self.flight // self.snd_mss)
 
     def timestamp(self, now: int) -> int:
         """TSval: the connection's timestamp clock."""
