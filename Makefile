@@ -2,13 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NODE := services/ip_js/node_modules/.installed
 
-.PHONY: demo test bench lint proto clean
+.PHONY: demo test bench lint proto node clean
 
 demo: $(STAMP)
 	$(BIN)/plywire demo
 
-test: $(STAMP)
+test: $(STAMP) $(if $(shell command -v npm),$(NODE))
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
@@ -24,10 +25,17 @@ lint: $(STAMP)
 proto: $(STAMP)
 	$(BIN)/python -m plywire.rpc.generate
 
+# The npm packages of services/ip_js. Binaries come inside them; nothing is built, no script of theirs is run.
+node: $(NODE)
+
 clean:
-	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
+	rm -rf services/ip_js/node_modules $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+$(NODE): services/ip_js/package.json
+	cd services/ip_js && npm install --no-package-lock --ignore-scripts --no-audit --no-fund --silent \
+	  && touch node_modules/.installed || echo "npm gave no packages: the tests of services/ip_js are skipped"

@@ -69,3 +69,13 @@ class Askable(Protocol):
 
 Factory = Callable[["HostConfig", random.Random, "Tracer"], Layer]
 """How an implementation is made: `factory(host, rng, tracer)`."""
+
+
+class Program(NamedTuple):
+    """An implementation that is a program of its own, in any language: it speaks the pipes.
+
+    command: what to run, looked up in PATH. It is given one more argument, its settings
+    (`proto/pipes.md`, "Starting a program").
+    """
+
+    command: tuple[str, ...]

@@ -23,10 +23,11 @@ import zmq
 
 from plywire.config import EVERYWHERE, WIRES, HostConfig, LabConfig
 from plywire.errors import ConfigError
-from plywire.registry import implementation, load
+from plywire.layer import Program
+from plywire.registry import find, implementation
 from plywire.roles import LOSSLESS, Role, neighbours
 from plywire.runtime import config as places
-from plywire.runtime import logs
+from plywire.runtime import logs, program
 from plywire.runtime.clock import LabClock
 from plywire.runtime.heartbeat import Heartbeat
 from plywire.runtime.lock import Held, Lock, holder
@@ -144,10 +145,13 @@ def _run(
         raise ConfigError(f"--host {arguments.host}", f"not in the lab; there are {known}")
     directory = arguments.run_dir
     places.make_run_dir(directory)
-    lock = Lock(_lock_path(directory, host.name, role))
     spec = arguments.impl or implementation(host, role)
+    found = find(spec)
+    if isinstance(found, Program):  # takes the locks itself
+        program.become(found, program.settings(role, host, directory, spec, arguments.supervised))
+    lock = Lock(_lock_path(directory, host.name, role))
     tracer = Tracer(host.name, role)
-    layer = load(spec)(host, random.SystemRandom(), tracer)
+    layer = found(host, random.SystemRandom(), tracer)
     context = zmq.Context()
     shell: Shell | None = None
     heartbeat: Heartbeat | None = None
