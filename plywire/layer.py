@@ -31,6 +31,13 @@ class Output(NamedTuple):
 class Layer(Protocol):
     """What every layer offers to whoever runs it."""
 
+    role: Role
+    """Which place in a host it can take."""
+
+    state_format: str
+    """What its snapshots are: a successor with the same word can read them, and no other. It
+    changes with what a snapshot holds."""
+
     counters: Counter[str]
     """Totals since the start, named as `nstat` would (`tcp_retrans_segs`, `drop_bad_checksum`)."""
 
@@ -74,8 +81,9 @@ Factory = Callable[["HostConfig", random.Random, "Tracer"], Layer]
 class Program(NamedTuple):
     """An implementation that is a program of its own, in any language: it speaks the pipes.
 
-    command: what to run, looked up in PATH. It is given one more argument, its settings
-    (`proto/pipes.md`, "Starting a program").
+    role: the place in a host that it can take. command: what to run, looked up in PATH. It is
+    given one more argument, its settings (`proto/pipes.md`, "Starting a program").
     """
 
+    role: Role
     command: tuple[str, ...]

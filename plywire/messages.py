@@ -108,6 +108,20 @@ class Barrier(NamedTuple):
     token: U64
 
 
+class Fence(NamedTuple):
+    """A layer is about to be exchanged: nothing may be on its way to it meanwhile.
+
+    stage 0: the layer has said all that it had to say, and asks. 1: the neighbour's answer, behind
+    all that it had sent; what it has to send from then on waits. 2: the layer stays after all. The
+    successor's Hello, or stage 2, or two seconds without either, ends the waiting. No core sees it.
+    """
+
+    KIND = 3
+    trace: U64
+    stage: U8
+    token: U64
+
+
 # --- ip <-> link ----------------------------------------------------------------------------------
 
 FLAG_BROADCAST = 1
@@ -440,7 +454,7 @@ class BarrierDone(NamedTuple):
 
 
 Message = (
-    Hello | Barrier | Datagram | NeighbourFailed | Interface | Segment | PacketError | Paths
+    Hello | Barrier | Fence | Datagram | NeighbourFailed | Interface | Segment | PacketError | Paths
     | Bind | Bound | Listen | Connect | Opened | Accepted | Close | Closed | Option | Query | Info
     | Data | Credit | End | Frame | Join | Members | Leave
     | BarrierDone

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -16,6 +17,8 @@ from plywire.roles import Role
 from plywire.runtime.logs import LogFile
 
 UP, STARTING, DOWN = "up", "starting", "down"
+PREPARED = "prepared"
+"""A successor that waits to take over."""
 
 HEALTHY = 10.0
 """Seconds up after which a layer's next restart is immediate again."""
@@ -40,7 +43,8 @@ class Child:
 
     due: when the supervisor has something to do for it (seconds of the monotonic clock): to start
     it again, or, when it has a process, to give up waiting for `ready`. ending: how the last
-    process ended, in words. was_up: some process was ready once.
+    process ended, in words. was_up: some process was ready once. on_probation: it has just taken
+    over from another implementation; when it ends, that is called instead of starting it again.
     """
 
     def __init__(self, host: str, role: Role, implementation: str, log: Path) -> None:
@@ -55,6 +59,7 @@ class Child:
         self.ending = ""
         self.was_up = False
         self.restarts = 0
+        self.on_probation: Callable[[], None] | None = None
         self.log_path = log
         self._log: LogFile | None = None
         self._since = time.monotonic()
@@ -86,9 +91,12 @@ class Child:
         return True
 
     def hear(self, data: bytes) -> list[str]:
-        """Take what it writes to standard output: `ready`, once, and nothing that matters else."""
+        """Take what it writes to standard output: `ready`, once; a successor says `prepared`
+        before."""
         self._said = (self._said + data)[-4096:]
-        if self.state == STARTING and b"ready\n" in self._said:
+        if self.state == STARTING and b"prepared\n" in self._said:
+            self.state = PREPARED
+        if self.state in (STARTING, PREPARED) and b"ready\n" in self._said:
             self.state = UP
             self.was_up = True
             self.due = None
@@ -125,8 +133,12 @@ class Child:
         """When it ended before it was ever ready: why, by its own last words if it said any."""
         if not self.ending or self.was_up:
             return None
-        said = re.sub(rf"^\S+ {re.escape(self.name)} [A-Z]+ ", "", self._log.last)
-        return f"{self.name} cannot start: {said or self.ending}"
+        return f"{self.name} cannot start: {self.last_words or self.ending}"
+
+    @property
+    def last_words(self) -> str:
+        """The last line that it logged, without time and name."""
+        return re.sub(rf"^\S+ {re.escape(self.name)} [A-Z]+ ", "", self._log.last)
 
     def status(self) -> LayerStatus:
         """What it does now."""

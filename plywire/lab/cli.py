@@ -54,6 +54,7 @@ ELSEWHERE: dict[str, str] = {
     "capture": "plywire.lab.capture.command:capture",
     "clock": "plywire.lab.clock:clock",
     "impair": "plywire.lab.impair:impair",
+    "swap": "plywire.lab.swap_command:swap",
     **{
         name: f"plywire.lab.tools:{name}"
         for name in ("status", "ss", "ping", "arp", "route", "counters", "doctor", "metrics")

@@ -21,6 +21,7 @@ from plywire.trace import Event
 
 _ANSWER_LIMIT = 5.0
 _END_LIMIT = 15.0
+_SWAP_LIMIT = 60.0
 _CONNECT_LIMIT = 3.0
 
 
@@ -120,6 +121,28 @@ class LabClient:
         with _refusals():
             for response in self.stub.ReadTrace(pb.ReadTraceRequest(trace=trace)):
                 yield from_proto(response.event)
+
+    def swap(
+        self,
+        host: str,
+        layer: str,
+        implementation: str = "",
+        settings: Mapping[str, str] | None = None,
+        fresh: bool = False,
+        dry_run: bool = False,
+    ) -> Iterator[pb.SwapResponse]:
+        """Exchange a layer: lines that say what will happen, then the report. LabError when the old
+        one goes on."""
+        request = pb.SwapRequest(
+            host=host,
+            layer=layer,
+            implementation=implementation,
+            settings=settings or {},
+            fresh=fresh,
+            dry_run=dry_run,
+        )
+        with _refusals():
+            yield from self.stub.Swap(request, timeout=_SWAP_LIMIT)
 
     def shutdown(self) -> int:
         """End the lab and wait until it is gone. Returns the pid that it had."""

@@ -194,12 +194,14 @@ def _left_over(directory: Path, pid: int | None) -> Iterator[Finding]:
 
 
 def _implementations(config: LabConfig) -> Iterator[Finding]:
-    specs = {implementation(host, role) for host in config.hosts.values() for role in LAYERS}
-    for spec in sorted(specs):
+    specs = {
+        (implementation(host, role), role) for host in config.hosts.values() for role in LAYERS
+    }
+    for spec, role in sorted(specs):
         try:
             found = find(spec)
             if isinstance(found, Program):
-                program.check(found)
+                program.check(found, role)
         except ConfigError as error:
             yield Finding(FAIL, "layers", str(error), "install it, or set PYTHONPATH")
             return

@@ -33,6 +33,7 @@ LINES = 100
 _LINES_QUEUED = 10_000
 _ASK_LIMIT = 3.0
 _ASK_LONGEST = 3600.0
+_REPORTED = frozenset(pb.SwapReport.DESCRIPTOR.fields_by_name)
 
 
 async def serve(
@@ -272,6 +273,36 @@ class LabServicer(control_pb2_grpc.LabServiceServicer):
                 yield pb.LogLine(host=host, layer=role, text=line)
         finally:
             leave()
+
+    async def Swap(self, request, context) -> AsyncIterator[pb.SwapResponse]:  # noqa: N802
+        """Exchange a layer; what is said beforehand is sent before it happens."""
+        loop = asyncio.get_running_loop()
+        lines: asyncio.Queue[str | None] = asyncio.Queue()
+
+        def exchange() -> object:
+            try:
+                return self._lab.swap(
+                    request.host,
+                    request.layer,
+                    request.implementation,
+                    request.settings,
+                    fresh=request.fresh,
+                    dry_run=request.dry_run,
+                    say=lambda line: loop.call_soon_threadsafe(lines.put_nowait, line),
+                )
+            finally:
+                loop.call_soon_threadsafe(lines.put_nowait, None)
+
+        work = asyncio.create_task(asyncio.to_thread(exchange))
+        while (line := await lines.get()) is not None:
+            yield pb.SwapResponse(line=line)
+        try:
+            report = await work
+        except LabError as error:
+            await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        if report is not None:
+            fields = {key: value for key, value in report._asdict().items() if key in _REPORTED}
+            yield pb.SwapResponse(report=pb.SwapReport(**fields))
 
     async def Shutdown(self, request, context) -> pb.ShutdownResponse:  # noqa: N802
         """End the lab once this is answered."""

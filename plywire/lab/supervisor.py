@@ -15,10 +15,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from plywire.config import LabConfig
 from plywire.lab.child import UP, Child, LayerStatus, read
@@ -77,6 +78,10 @@ class Lab:
             for host, item in self.config.hosts.items()
             for role in LAYERS
         }
+        self._others: list[Child] = []  # successors that wait, and processes that were replaced
+        self._jobs: deque[Callable[[], None]] = deque()
+        self.swapping = threading.Lock()
+        """Held by who exchanges a layer: one at a time."""
         self._listeners: list[LogListener] = []
         self._changed = threading.Condition()
         self._selector = selectors.DefaultSelector()
@@ -189,6 +194,63 @@ class Lab:
 
         return [item[1:] for item in found], leave
 
+    def swap(self, *arguments: Any, **fields: Any) -> Any:
+        """Exchange a layer: `plywire.lab.swap.swap`, with the same arguments and errors."""
+        from plywire.lab.swap import swap
+
+        return swap(self, *arguments, **fields)
+
+    # --- for plywire.lab.swap: one layer's process in place of another ---
+
+    def start_successor(self, host: str, role: Role, implementation: str, file: Path) -> Child:
+        """Start a process by another lab file that waits to take over from a layer that runs."""
+        child = Child(host, role, implementation, places.log_path(self.directory, host, role))
+        self._others.append(child)
+        self._do(lambda: self._spawn(child, file, ["--successor"]))
+        return child
+
+    def adopt(self, child: Child, config: LabConfig) -> None:
+        """From now on this process is the layer, by this configuration; what it was before may
+        end."""
+        with self._changed:
+            key = child.host, child.role
+            before = self._children[key]
+            child.restarts = before.restarts
+            self._children[key] = child
+            self._others.remove(child)
+            self._others.append(before)
+            self._use(config)
+            self._changed.notify_all()
+
+    def go_back(self, child: Child, config: LabConfig) -> None:
+        """In the supervisor's thread: a successor on probation has ended. What the layer was by
+        this configuration, before, is started in its place."""
+        host, role = child.host, child.role
+        again = Child(host, role, implementation(config.hosts[host], role), child.log_path)
+        again.restarts = child.restarts + 1
+        again.was_up = True
+        self._children[host, role] = again
+        child.close()
+        self._use(config)
+        self._spawn(again)
+
+    def kill(self, child: Child) -> None:
+        """End a process that is not needed."""
+        with self._changed:
+            child.kill()
+
+    def _use(self, config: LabConfig) -> None:
+        self.config = config
+        file = self.directory / "lab.toml"
+        new = file.with_suffix(".new")
+        new.write_text(dump_lab(config), encoding="utf-8")
+        new.replace(file)
+
+    def _do(self, job: Callable[[], None]) -> None:
+        """Run something in the supervisor's thread, soon."""
+        self._jobs.append(job)
+        os.write(self._wake_write, b"x")
+
     # --- the supervisor's thread ---
 
     def _run(self) -> None:
@@ -234,13 +296,13 @@ class Lab:
                 self._tell(child, child.say(f"not ready within {START_LIMIT:g} s: killed"))
                 child.kill()
 
-    def _spawn(self, child: Child) -> None:
+    def _spawn(self, child: Child, file: Path | None = None, extra: Sequence[str] = ()) -> None:
         program = self._commands.get(child.role) or [
             sys.executable, "-P", "-m", f"services.{child.role}",
         ]  # fmt: skip
-        place = ["--lab", str(self.directory / "lab.toml"), "--host", child.host,
+        place = ["--lab", str(file or self.directory / "lab.toml"), "--host", child.host,
                  "--run-dir", str(self.directory), "--supervised"]  # fmt: skip
-        if child.spawn([*program, *place]):
+        if child.spawn([*program, *place, *extra]):
             child.due = time.monotonic() + START_LIMIT
             self._watch(child.pidfd, partial(self._ended_one, child))
             for stream, take in self._streams(child):
@@ -284,7 +346,19 @@ class Lab:
                 pass
             self._unwatch(stream.fileno())
         self._unwatch(child.pidfd)
-        self._start_again(child, child.reap())
+        pid = child.process.pid
+        delay = child.reap()
+        swap = places.handover_endpoint(self.directory, child.host, child.role, pid)
+        Path(swap.removeprefix("ipc://")).unlink(missing_ok=True)  # of one that was killed
+        if child.on_probation is not None and not self._stopping:
+            child.on_probation()
+        elif self._children.get((child.host, child.role)) is child:
+            self._start_again(child, delay)
+        else:
+            child.close()
+            with contextlib.suppress(ValueError):
+                self._others.remove(child)
+        self._changed.notify_all()
 
     def _start_again(self, child: Child, delay: float) -> None:
         child.due = None
@@ -296,6 +370,8 @@ class Lab:
 
     def _woken(self) -> None:
         os.read(self._wake_read, 4096)
+        while self._jobs:
+            self._jobs.popleft()()
 
     def _end_all(self) -> None:
         self._stopping = True
@@ -303,7 +379,7 @@ class Lab:
         # standard input wakes it.
         steps = ((Child.terminate, WAKE_AFTER), (Child.end_input, STOP_LIMIT),
                  (Child.kill, STOP_LIMIT))  # fmt: skip
-        children = self._children.values()
+        children = [*self._children.values(), *self._others]
         for step, limit in steps:
             deadline = time.monotonic() + limit
             for child in children:

@@ -69,6 +69,11 @@ class LabServiceStub:
                 request_serializer=plywire_dot_control_dot_v1_dot_control__pb2.ReadTraceRequest.SerializeToString,
                 response_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.ObserveResponse.FromString,
                 _registered_method=True)
+        self.Swap = channel.unary_stream(
+                '/plywire.control.v1.LabService/Swap',
+                request_serializer=plywire_dot_control_dot_v1_dot_control__pb2.SwapRequest.SerializeToString,
+                response_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.SwapResponse.FromString,
+                _registered_method=True)
         self.Shutdown = channel.unary_unary(
                 '/plywire.control.v1.LabService/Shutdown',
                 request_serializer=plywire_dot_control_dot_v1_dot_control__pb2.ShutdownRequest.SerializeToString,
@@ -128,6 +133,15 @@ class LabServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Swap(self, request, context):
+        """Exchanges one layer for another implementation, or for itself with other numbers. First what
+        will happen, line by line, then the report. A refusal is FAILED_PRECONDITION and says why the
+        old one goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Shutdown(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -171,6 +185,11 @@ def add_LabServiceServicer_to_server(servicer, server):
                     servicer.ReadTrace,
                     request_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.ReadTraceRequest.FromString,
                     response_serializer=plywire_dot_control_dot_v1_dot_control__pb2.ObserveResponse.SerializeToString,
+            ),
+            'Swap': grpc.unary_stream_rpc_method_handler(
+                    servicer.Swap,
+                    request_deserializer=plywire_dot_control_dot_v1_dot_control__pb2.SwapRequest.FromString,
+                    response_serializer=plywire_dot_control_dot_v1_dot_control__pb2.SwapResponse.SerializeToString,
             ),
             'Shutdown': grpc.unary_unary_rpc_method_handler(
                     servicer.Shutdown,
@@ -367,6 +386,33 @@ class LabService:
             '/plywire.control.v1.LabService/ReadTrace',
             plywire_dot_control_dot_v1_dot_control__pb2.ReadTraceRequest.SerializeToString,
             plywire_dot_control_dot_v1_dot_control__pb2.ObserveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Swap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/plywire.control.v1.LabService/Swap',
+            plywire_dot_control_dot_v1_dot_control__pb2.SwapRequest.SerializeToString,
+            plywire_dot_control_dot_v1_dot_control__pb2.SwapResponse.FromString,
             options,
             channel_credentials,
             insecure,

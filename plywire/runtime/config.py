@@ -80,6 +80,11 @@ def control_endpoint(directory: Path | str, host: str, role: Role) -> str:
     return _ipc(directory, f"{host}.{role}.control")
 
 
+def handover_endpoint(directory: Path | str, host: str, role: Role, pid: int) -> str:
+    """The endpoint at which one process of a layer, by pid, is led through an exchange."""
+    return _ipc(directory, f"{host}.{role}.swap-{pid}")
+
+
 def alive_path(directory: Path | str, host: str, role: Role) -> Path:
     """The file that a layer without a supervisor touches as long as it lives."""
     return Path(directory) / f"{host}.{role}.alive"

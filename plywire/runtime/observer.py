@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Self
 
 import zmq
 
@@ -81,17 +82,21 @@ class Publisher:
 class Control:
     """Questions about a layer: `[verb, ...]`, answered `["ok", answer]` or `["error", why]`.
 
-    A verb that returns a Call is answered when the call is.
+    A verb that returns a Call is answered when the call is. longest: bytes of a question.
     """
 
     def __init__(
-        self, context: zmq.Context, endpoint: str, verbs: dict[str, Callable[..., object]]
+        self,
+        context: zmq.Context,
+        endpoint: str,
+        verbs: dict[str, Callable[..., object]],
+        longest: int = 1 << 20,
     ) -> None:
         self.socket = context.socket(zmq.ROUTER)
         self.socket.set(zmq.LINGER, 0)
-        self.socket.set(zmq.MAXMSGSIZE, 1 << 20)
+        self.socket.set(zmq.MAXMSGSIZE, longest)
         self.socket.bind(endpoint)
-        self._verbs = verbs
+        self.verbs = verbs
 
     def attend(self, now: int) -> None:
         """Answer what has been asked. Each verb is called with `now` and its arguments."""
@@ -106,13 +111,13 @@ class Control:
             else:
                 self._send([sender, *rest[:-1]], answer)
 
-    def close(self) -> None:
-        self.socket.close(0)
+    def close(self, linger_ms: int = 0) -> None:
+        self.socket.close(linger_ms)
 
     def _answer(self, request: bytes, now: int) -> list | Call:
         try:
             verb, *arguments = envelope.load_state(request)
-            answer = self._verbs[verb](now, *arguments)
+            answer = self.verbs[verb](now, *arguments)
         except (SocketError, ConfigError) as error:
             return ["error", str(error)]
         except (DecodeError, KeyError, TypeError, ValueError) as error:
@@ -130,19 +135,41 @@ class Control:
             return  # who asked has gone
 
 
-def ask(endpoint: str, *request: str, timeout: float = 2.0) -> object:
-    """Put one question to a layer's control socket and wait for the answer.
+class Asker:
+    """Puts questions to control sockets. A context manager."""
 
-    Raises TimeoutError when the layer does not answer in `timeout` seconds, ValueError when it
-    refuses.
-    """
-    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
-        socket.set(zmq.LINGER, 0)
-        socket.connect(endpoint)
-        socket.send(envelope.dump_state(list(request)))
-        if not socket.poll(timeout * 1000):
-            raise TimeoutError(f"{endpoint} did not answer within {timeout:g} s")
-        status, answer = envelope.load_state(socket.recv())
-    if status != "ok":
-        raise ValueError(str(answer))
-    return answer
+    def __init__(self) -> None:
+        self._context = zmq.Context()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._context.destroy(0)
+
+    def ask(self, endpoint: str, *request: object, timeout: float = 2.0) -> object:
+        """Put one question and wait for the answer.
+
+        Raises TimeoutError when there is none in `timeout` seconds, ValueError when the layer
+        refuses.
+        """
+        with self._context.socket(zmq.REQ) as socket:
+            socket.set(zmq.LINGER, 0)
+            socket.connect(endpoint)
+            socket.send(envelope.dump_state(list(request)))
+            if not socket.poll(timeout * 1000):
+                raise TimeoutError(f"{endpoint} did not answer within {timeout:g} s")
+            status, answer = envelope.load_state(socket.recv())
+        if status != "ok":
+            raise ValueError(str(answer))
+        return answer
+
+
+def ask(endpoint: str, *request: str, timeout: float = 2.0) -> object:
+    """One question, as Asker.ask puts it."""
+    with Asker() as asker:
+        return asker.ask(endpoint, *request, timeout=timeout)

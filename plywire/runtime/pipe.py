@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import zmq
 
 from plywire import envelope
 from plywire.errors import ConfigError
-from plywire.messages import Hello, Message
+from plywire.messages import Fence, Hello, Message
 from plywire.roles import Role
 from plywire.runtime.lock import Lock
 
@@ -29,6 +30,13 @@ PACKETS_PER_BATCH = 32
 CHUNKS_PER_BATCH = 8
 MESSAGES_PER_TURN = 64
 """About how many messages a reader takes before it works through them."""
+
+HELD_MAX = HIGH_WATER * PACKETS_PER_BATCH
+"""Packets that wait for a neighbour that is being exchanged; more are dropped and counted."""
+HOLD_LIMIT = 2_000_000_000
+"""Nanoseconds that one waits for a successor before one goes on as if nothing had been said."""
+
+FENCE_ASKED, FENCE_ANSWERED, FENCE_LIFTED = 0, 1, 2
 
 _RECONNECT_MS = 10
 _RECONNECT_MAX_MS = 200
@@ -127,6 +135,10 @@ class Pipe:
     lossless: what cannot be sent now waits (the stream's credit bounds it) and goes out in order
     when the neighbour is there again; otherwise it is dropped and counted. What waited for a
     neighbour that was replaced is forgotten: the cores resynchronise after its Hello.
+
+    A neighbour that is being exchanged asks for a fence first: what is to be sent to it then waits
+    for its successor, on a packet boundary too. known: what `to_state` of the predecessor's pipe
+    said, when this process takes over from one.
     """
 
     def __init__(
@@ -139,14 +151,21 @@ class Pipe:
         generation: int,
         lossless: bool,
         counters: Counter[str],
+        known: Sequence[int | None] = (None, None),
     ) -> None:
         self.neighbour = neighbour
         self.inbox = Inbox(context, inbox, counters)
-        self.outlet = Outlet(context, outlet, 0 if lossless else HIGH_WATER)
+        self._new_outlet = partial(Outlet, context, outlet, 0 if lossless else HIGH_WATER)
+        self.outlet = self._new_outlet()
+        self.renewed: Callable[[Socket, Socket], object] = lambda old, new: None
+        """Called when another socket takes the outlet's place, before the old one is closed."""
         self.counters = counters
-        self.peer_generation: int | None = None
-        """Who the neighbour is, once it is known that both hear each other."""
-        self._heard: int | None = None
+        self.peer_generation, self._heard = known
+        """Who the neighbour is, once it is known that both hear each other; who spoke last."""
+        self.fenced: int | None = None
+        """The token of the neighbour's last answer to a fence of this side's."""
+        self._held_until: int | None = None
+        self._keep = False  # a packet boundary that keeps its order: from a fence on
         self._hello = Hello(0, role, generation, 0)
         self._ask_again_at: int | None = None
         self._pause = _ASK_AGAIN
@@ -169,7 +188,7 @@ class Pipe:
         boundary what the new one says earlier than that comes behind its Hello.
         """
         messages = self.inbox.receive()
-        if self._known and not any(type(message) is Hello for message in messages):
+        if self._known and not any(type(message) in _OWN for message in messages):
             return messages
         arrived: list[Message] = []
         for message in messages:
@@ -177,6 +196,8 @@ class Pipe:
                 if self._met(message):
                     arrived += [message, *self._early]
                     self._early.clear()
+            elif type(message) is Fence:
+                self._on_fence(message)
             elif self._known or not self._lossless:
                 arrived.append(message)
             elif len(self._early) < _EARLY_MAX:
@@ -191,9 +212,9 @@ class Pipe:
 
     def send(self, messages: Sequence[Message]) -> None:
         """Send in order; never waits."""
-        if self._waiting:
-            if self._lossless:
-                self._waiting.extend(messages)
+        if self._waiting or self._keep:
+            if self._lossless or self._keep:
+                self._wait(messages)
                 self.flush()
                 return
             self.flush()
@@ -204,22 +225,71 @@ class Pipe:
                 self._refused(messages[start:])
                 return
 
+    def queue(self, messages: Sequence[Message]) -> None:
+        """Send in order as soon as the neighbour can take it, on a packet boundary too."""
+        self._keep = True
+        self.send(messages)
+
     def flush(self) -> None:
         """Send what waits, as far as the neighbour takes it."""
         waiting = self._waiting
-        while waiting:
-            batch = [waiting[index] for index in range(min(len(waiting), self._per_batch))]
+        while waiting and self._held_until is None:
+            batch = []
+            for message in waiting:
+                batch.append(message)
+                if type(message) is Fence or len(batch) == self._per_batch:
+                    break
             if not self.outlet.send(batch):
                 return
             for _ in batch:
                 waiting.popleft()
+            if type(batch[-1]) is Fence and batch[-1].stage == FENCE_ANSWERED:
+                self._held_until = time.monotonic_ns() + HOLD_LIMIT
+        if not waiting and self._held_until is None:
+            self._keep = False
+
+    @property
+    def held(self) -> bool:
+        """The neighbour is being exchanged: nothing is sent to it."""
+        return self._held_until is not None
+
+    @property
+    def blocked(self) -> bool:
+        """Something waits, and goes out as soon as the neighbour's inbox takes it."""
+        return bool(self._waiting) and not self.held
+
+    def fence(self, token: int) -> bool:
+        """Ask the neighbour to hold what it has to send; nothing else is sent after this. False
+        when there is no neighbour to ask."""
+        if not self._known or not self.outlet.writable():
+            return False
+        self._waiting.append(Fence(0, FENCE_ASKED, token))
+        self.flush()
+        return True
+
+    def lift(self, token: int) -> None:
+        """This layer stays: the neighbour may go on."""
+        self._waiting.append(Fence(0, FENCE_LIFTED, token))
+        self.flush()
+
+    def to_state(self) -> list[int | None]:
+        """Who the neighbour is: for the pipe of a successor."""
+        return [self.peer_generation, self._heard]
 
     def deadline(self) -> int | None:
-        """When `expire` is needed, or None: only while a Hello has no answer."""
+        """When `expire` is needed, or None: only while a Hello has no answer, or a successor is
+        awaited."""
+        if self._held_until is not None:
+            return self._held_until
         return None if self._waiting else self._ask_again_at
 
     def expire(self, now: int) -> None:
-        """Ask again: the neighbour was replaced while question or answer was under way."""
+        """Ask again: the neighbour was replaced while question or answer was under way. Or give up
+        waiting for a successor."""
+        if self._held_until is not None and self._held_until <= now:
+            self.counters["pipe_no_successor"] += 1
+            self._held_until = None
+            self.flush()
         if self._ask_again_at is not None and self._ask_again_at <= now:
             self._pause = min(2 * self._pause, _ASK_AGAIN_MAX)
             self._ask()
@@ -233,8 +303,32 @@ class Pipe:
         self._waiting.append(self._hello)
         self._ask_again_at = time.monotonic_ns() + self._pause
 
+    def _on_fence(self, fence: Fence) -> None:
+        if fence.stage == FENCE_ASKED:
+            self._keep = True
+            self._waiting.append(fence._replace(stage=FENCE_ANSWERED))
+            self.flush()
+        elif fence.stage == FENCE_ANSWERED:
+            self.fenced = fence.token
+        else:
+            self._held_until = None
+            self.flush()
+
+    def _wait(self, messages: Sequence[Message]) -> None:
+        room = len(messages) if self._lossless else HELD_MAX - len(self._waiting)
+        if room < len(messages):
+            self.counters[f"drop_{self.neighbour}_away_or_full"] += len(messages) - max(room, 0)
+            messages = messages[: max(room, 0)]
+        self._waiting.extend(messages)
+
     def _met(self, hello: Hello) -> bool:
         """Note who the neighbour is; True when that is now sure, and news to the core."""
+        if self._held_until is not None:  # the successor is there
+            self._held_until = None
+            # The old socket may not have noticed yet that its reader has gone.
+            old, self.outlet = self.outlet, self._new_outlet()
+            self.renewed(old.socket, self.outlet.socket)
+            old.close()
         if hello.generation != self._heard:
             if self._heard is not None:
                 self._waiting.clear()  # it was for the one before
@@ -256,3 +350,7 @@ class Pipe:
             self._waiting.extend(messages)
         else:
             self.counters[f"drop_{self.neighbour}_away_or_full"] += len(list(messages))
+
+
+_OWN = frozenset({Hello, Fence})
+"""Messages between pipes: cores see a Hello that is news, and nothing else of them."""

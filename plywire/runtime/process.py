@@ -17,18 +17,21 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import zmq
 
 from plywire.config import EVERYWHERE, WIRES, HostConfig, LabConfig
 from plywire.errors import ConfigError
-from plywire.layer import Program
+from plywire.layer import Layer, Program
 from plywire.registry import find, implementation
 from plywire.roles import LOSSLESS, Role, neighbours
 from plywire.runtime import config as places
 from plywire.runtime import logs, program
 from plywire.runtime.clock import LabClock
+from plywire.runtime.handover import STATE_MAX, Handover, Successor, state_format
 from plywire.runtime.heartbeat import Heartbeat
 from plywire.runtime.lock import Held, Lock, holder
 from plywire.runtime.observer import Control, Publisher
@@ -37,6 +40,7 @@ from plywire.runtime.shell import Port, Shell
 from plywire.trace import Tracer
 
 EXIT_OK = 0
+_LAST_WORDS = 1000  # ms that the answer to who leads an exchange may take
 EXIT_CONFIG = 2
 """The configuration cannot be used: starting again will not help."""
 
@@ -128,6 +132,9 @@ def _arguments(role: Role, argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--run-dir", type=Path, required=True, help="where the pipes are")
     parser.add_argument("--impl", default="", help="module:factory of another implementation")
     parser.add_argument("--supervised", action="store_true", help="stop when standard input ends")
+    parser.add_argument(
+        "--successor", action="store_true", help="wait to take over from the process that runs now"
+    )
     return parser.parse_args(argv)
 
 
@@ -147,53 +154,121 @@ def _run(
     places.make_run_dir(directory)
     spec = arguments.impl or implementation(host, role)
     found = find(spec)
-    if isinstance(found, Program):  # takes the locks itself
-        program.become(found, program.settings(role, host, directory, spec, arguments.supervised))
-    lock = Lock(_lock_path(directory, host.name, role))
+    if isinstance(found, Program):
+        return _program(role, host, spec, found, arguments)
+    lock = None if arguments.successor else Lock(_lock_path(directory, host.name, role))
     tracer = Tracer(host.name, role)
     layer = found(host, random.SystemRandom(), tracer)
+    if layer.role != role:
+        raise ConfigError(f"implementation {spec!r}", f"is {layer.role}, and cannot be {role}")
     context = zmq.Context()
+    clock = LabClock(directory)
+    # asyncio has its own way with signals
+    wakeups = _wakeups(arguments.supervised) if serve is None or arguments.successor else []
+    place = places.handover_endpoint(directory, host.name, role, os.getpid())
+    leading = zmq.Context()  # outlives the other: `left` is said when all else is released
+    leader = Control(leading, place, {}, longest=STATE_MAX)
+    successor: Successor | None = None
+    if arguments.successor:
+        successor = Successor(leader, layer, spec, clock)
+        _freeze()
+        _say("prepared")
+        if not successor.wait(wakeups):
+            leader.close()
+            return EXIT_OK
+        lock = Lock(_lock_path(directory, host.name, role))
     shell: Shell | None = None
     heartbeat: Heartbeat | None = None
     try:
-        clock = LabClock(directory)
-        shell = _shell(role, host, layer, spec, tracer, context, directory, clock, verbs)
+        taken = (successor and successor.taken) or {"pipes": {}, "ports": {}}
+        generation = taken.get("generation") or random.SystemRandom().getrandbits(63) | 1
+        shell = _shell(
+            role, host, layer, spec, tracer, context, directory, clock, verbs, generation, taken
+        )
+        shell.hand_over_by(Handover(leader, shell, spec, generation))
         if open_ports is not None:
             peers = wire_peers(lab, host, directory)
             for port in open_ports(host, context, directory, peers, clock):
                 shell.add_port(port)
+                if port.ifindex in taken["ports"]:
+                    port.restore(taken["ports"][port.ifindex])
         if not arguments.supervised:
             heartbeat = Heartbeat(places.alive_path(directory, host.name, role))
             shell.add_timer(heartbeat)
-        gc.collect()
-        gc.freeze()  # what start-up made is never garbage: later collections need not look at it
+        if successor is None:
+            _freeze()
         log.info("%s runs as %s (pid %d)", role, spec, os.getpid())
         if serve is not None:
-            asyncio.run(_serve(serve, shell, host, directory, arguments.supervised))
+            asyncio.run(_serve(serve, shell, host, directory, arguments.supervised, successor))
         else:
-            _ready()
-            shell.run(_wakeups(arguments.supervised))
+            _begin(shell, successor)
+            shell.run(wakeups)
     finally:
         if shell is not None:
             shell.close()
         if heartbeat is not None:
             heartbeat.close()
-        lock.release()
+        if lock is not None:
+            lock.release()
+        if shell is not None and shell.leaving:
+            context.destroy()  # waits until every path is gone, which the successor makes anew
+            shell.handover.left()
+        leader.close(_LAST_WORDS)
+        leading.term()
     return EXIT_OK
+
+
+def _program(
+    role: Role, host: HostConfig, spec: str, found: Program, arguments: argparse.Namespace
+) -> int:
+    """Become a program, which takes the locks itself: at once, or when it is to take over."""
+    program.check(found, role)
+    directory = arguments.run_dir
+    if arguments.successor:
+        leading = zmq.Context()
+        place = places.handover_endpoint(directory, host.name, role, os.getpid())
+        leader = Control(leading, place, {}, longest=STATE_MAX)
+        successor = Successor(leader, program.STATELESS, spec, LabClock(directory))
+        _say("prepared")
+        turn = successor.wait(_wakeups(arguments.supervised))
+        if turn:
+            successor.done()
+        leader.close(_LAST_WORDS)
+        leading.term()
+        if not turn:
+            return EXIT_OK
+    told = program.settings(role, host, directory, spec, arguments.supervised)
+    return program.become(found, told)
+
+
+def _freeze() -> None:
+    """What start-up made is never garbage: later collections need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
+def _begin(shell: Shell, successor: Successor | None) -> None:
+    """Ready: say so, and send what a predecessor still had to send."""
+    if successor is not None:
+        for neighbour, messages in successor.held().items():
+            shell.pipes[neighbour].queue(messages)
+        successor.done()
+    _say("ready")
 
 
 def _shell(
     role: Role,
     host: HostConfig,
-    layer: object,
+    layer: Layer,
     spec: str,
     tracer: Tracer,
     context: zmq.Context,
     directory: Path,
     clock: LabClock,
     extra: Mapping[str, Verb],
+    generation: int,
+    taken: Mapping[str, Any],
 ) -> Shell:
-    generation = random.SystemRandom().getrandbits(63) | 1
     pipes = {
         neighbour: Pipe(
             context,
@@ -204,6 +279,7 @@ def _shell(
             generation,
             bool({(role, neighbour), (neighbour, role)} & LOSSLESS),
             layer.counters,
+            taken["pipes"].get(neighbour, (None, None)),
         )
         for neighbour in neighbours(role)
     }
@@ -224,6 +300,8 @@ def _shell(
         if topic == "runtime":  # what tools ask again and again, in one answer
             usage = {"cpu_ns": time.process_time_ns(), "counters": counters(now)}
             return {**ping(now), **usage, "traffic": shell.traffic()}
+        if topic == "format":
+            return state_format(layer, spec)
         return layer.describe(topic, now)
 
     def ping(now: int) -> object:
@@ -262,11 +340,17 @@ def _clock(clock: LabClock, what: str = "show", *arguments: object) -> object:
 
 
 async def _serve(
-    serve: Serve, shell: Shell, host: HostConfig, directory: Path, supervised: bool
+    serve: Serve,
+    shell: Shell,
+    host: HostConfig,
+    directory: Path,
+    supervised: bool,
+    successor: Successor | None,
 ) -> None:
     """Run the shell and `serve` in this loop until a signal, the end of stdin, or a failure."""
     loop = asyncio.get_running_loop()
-    work = asyncio.create_task(serve(shell, host, directory, _ready))
+    work = asyncio.create_task(serve(shell, host, directory, partial(_begin, shell, successor)))
+    shell.handover.on_leave = work.cancel
     loop.add_signal_handler(signal.SIGTERM, work.cancel)
     if supervised:
 
@@ -284,8 +368,8 @@ async def _serve(
         pass  # told to stop
 
 
-def _ready() -> None:
-    sys.stdout.write("ready\n")
+def _say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
     sys.stdout.flush()
 
 

@@ -41,8 +41,19 @@ def settings(
     }  # fmt: skip
 
 
-def check(program: Program) -> None:
-    """Raises ConfigError when there is no such program on this machine."""
+class _Stateless:
+    """What a successor that is a program can read of its predecessor's state: nothing."""
+
+    state_format = "none"
+
+
+STATELESS = _Stateless()
+
+
+def check(program: Program, role: Role) -> None:
+    """Raises ConfigError when it is of another role, or not on this machine."""
+    if program.role != role:
+        raise ConfigError(program.command[-1], f"is {program.role}, and cannot be {role}")
     if shutil.which(program.command[0]) is None:
         name = program.command[0]
         raise ConfigError(name, f"is not on this machine; {' '.join(program.command)} needs it")
@@ -50,7 +61,7 @@ def check(program: Program) -> None:
 
 def command(program: Program, told: dict[str, Any]) -> list[str]:
     """What starts the program with these settings. Raises ConfigError when it is not there."""
-    check(program)
+    check(program, told["role"])
     return [*program.command, json.dumps(told)]
 
 

@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import zmq
 
@@ -25,6 +25,9 @@ from plywire.runtime.heartbeat import Heartbeat
 from plywire.runtime.observer import Control, Publisher
 from plywire.runtime.pipe import Pipe
 from plywire.trace import IN, OUT, Tracer
+
+if TYPE_CHECKING:
+    from plywire.runtime.handover import Handover
 
 MS = 1_000_000
 
@@ -53,8 +56,14 @@ class Port(Protocol):
     def expire(self, now: int) -> list[Message]:
         """Run the device's own timers; now: monotonic time. Returns frames that come in late."""
 
-    def close(self) -> None:
-        """Leave."""
+    def to_state(self) -> list:
+        """What a successor's device should know, as the snapshot of a layer."""
+
+    def restore(self, state: list) -> None:
+        """Take over from `to_state`."""
+
+    def close(self, successor: bool = False) -> None:
+        """Leave; without a goodbye when a successor takes this place at once."""
 
 
 class Shell:
@@ -75,9 +84,17 @@ class Shell:
         self.pipes = dict(pipes)
         self.tracer = tracer
         self.ports: dict[int, Port] = {}
-        self._timed: list[Port | Pipe | Heartbeat] = list(pipes.values())
+        self._timed: list[Port | Pipe | Heartbeat | Handover] = list(pipes.values())
         self.publisher = publisher
         self.control = control
+        self.handover: Handover | None = None
+        self.held: dict[Role, list[Message]] | None = None
+        """What is not sent any more, by neighbour, once this layer is about to be exchanged."""
+        self.frozen = False
+        """The core's state has been taken: it is given nothing more."""
+        self.when_thawed: list[Callable[[], object]] = []
+        self.leaving = False
+        """A successor takes over: `run` returns."""
         self.clock = clock.now
         """The lab's time."""
         self._real = clock.real
@@ -96,6 +113,11 @@ class Shell:
         self._sources.append((port.receive, port.pollable(), WIRE))
         self._timed.append(port)
 
+    def hand_over_by(self, handover: Handover) -> None:
+        """Let this layer be exchanged by way of `handover`; before the loop starts."""
+        self.handover = handover
+        self._timed.append(handover)
+
     def add_timer(self, timer: Heartbeat) -> None:
         """Let something run beside the core, by real time; before the loop starts."""
         self._timed.append(timer)
@@ -109,21 +131,26 @@ class Shell:
         for receive, pollable, role in self._sources:
             poller.register(pollable, zmq.POLLIN)
             sources[pollable] = (receive, role)
-        for extra in filter(None, (self.publisher, self.control)):
+        for extra in self._extras():
             poller.register(extra.socket, zmq.POLLIN)
             sources[extra.socket] = None
         for wakeup in wakeups:
             poller.register(wakeup, zmq.POLLIN)
-        polled_out: set[Role] = set()
+        polled_out: dict[Role, zmq.Socket] = {}
         self.flush()
-        while True:
+        while not self.leaving:
+            if self.frozen:
+                if not self._stand_still(wakeups):
+                    return
+                continue
             for role, pipe in self.pipes.items():
-                if bool(pipe.waiting) != (role in polled_out):
-                    polled_out ^= {role}
-                    if pipe.waiting:
-                        poller.register(pipe.outlet.socket, zmq.POLLOUT)
-                    else:
-                        poller.unregister(pipe.outlet.socket)
+                outlet = pipe.outlet.socket if pipe.blocked else None
+                if outlet is not polled_out.get(role):
+                    if role in polled_out:
+                        poller.unregister(polled_out.pop(role))
+                    if outlet is not None:
+                        poller.register(outlet, zmq.POLLOUT)
+                        polled_out[role] = outlet
             deadline = self._deadline()
             for pollable, _ in poller.poll(self._patience(deadline)):
                 if pollable in wakeups:
@@ -139,6 +166,19 @@ class Shell:
                 self._expire()
             self.flush()
 
+    def _stand_still(self, wakeups: Sequence[int]) -> bool:
+        """Wait for what becomes of the exchange, and serve nobody else; False when told to stop."""
+        poller = zmq.Poller()
+        poller.register(self.handover.socket, zmq.POLLIN)
+        for wakeup in wakeups:
+            poller.register(wakeup, zmq.POLLIN)
+        ready = dict(poller.poll(self._patience(self.handover.deadline())))
+        if any(wakeup in ready for wakeup in wakeups):
+            return False
+        self._serve()
+        self.handover.expire(time.monotonic_ns())
+        return True
+
     # --- the asyncio way ---
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -150,7 +190,8 @@ class Shell:
             loop.add_reader(_descriptor(pollable), self._turn)
         for pipe in self.pipes.values():
             loop.add_reader(_descriptor(pipe.outlet.socket), self._turn)
-        for extra in filter(None, (self.publisher, self.control)):
+            pipe.renewed = self._renewed
+        for extra in self._extras():
             loop.add_reader(_descriptor(extra.socket), self._turn)
         loop.call_soon(self._turn)
 
@@ -160,7 +201,7 @@ class Shell:
             return
         sockets = [pollable for _, pollable, _ in self._sources]
         sockets += [pipe.outlet.socket for pipe in self.pipes.values()]
-        sockets += [extra.socket for extra in (self.publisher, self.control) if extra is not None]
+        sockets += [extra.socket for extra in self._extras()]
         for pollable in sockets:
             self._loop.remove_reader(_descriptor(pollable))
         if self._timer is not None:
@@ -191,11 +232,21 @@ class Shell:
                 if to == WIRE:
                     self._to_ports(messages)
                 else:
-                    self.pipes[to].send(messages)
+                    self._to_pipe(to, messages)
         if self.publisher is not None and self.tracer.enabled:
             self.publisher.flush()
+        if self.held is not None:
+            self.handover.look()
         if self._loop is not None:
             self._arm()
+
+    def thaw(self) -> None:
+        """The core is in use again."""
+        if self._loop is not None:
+            self._loop.call_soon(self._turn)
+        for call in self.when_thawed:
+            call()
+        self.when_thawed.clear()
 
     def neighbours(self) -> dict[Role, bool]:
         """Which neighbours have said Hello and are connected now."""
@@ -235,11 +286,22 @@ class Shell:
         """Release pipes, devices and observers."""
         self.detach()
         for port in self.ports.values():
-            port.close()
+            port.close(self.leaving)
         for pipe in self.pipes.values():
             pipe.close()
-        for extra in filter(None, (self.publisher, self.control)):
-            extra.close()
+        for extra in (self.publisher, self.control):
+            if extra is not None:
+                extra.close()
+
+    def _extras(self) -> list[Publisher | Control | Handover]:
+        every = (self.publisher, self.control, self.handover)
+        return [extra for extra in every if extra is not None]
+
+    def _to_pipe(self, to: Role, messages: Sequence[Message]) -> None:
+        if self.held is None:
+            self.pipes[to].send(messages)
+        else:
+            self.held.setdefault(to, []).extend(messages)
 
     def _feed(self, receive: Callable[[], list[Message]], role: Role) -> None:
         """Hand the core what has arrived at one source."""
@@ -267,15 +329,20 @@ class Shell:
         if to is None and rising:  # this is the top
             to = source
         if to in self.pipes:
-            self.pipes[to].send([barrier])
+            self._to_pipe(to, [barrier])
         elif barrier.ifindex in self.ports:
             self.ports[barrier.ifindex].answer(barrier)
         else:
             self.layer.counters["drop_barrier_unknown_interface"] += 1
 
+    def _renewed(self, old: zmq.Socket, new: zmq.Socket) -> None:
+        self._loop.remove_reader(_descriptor(old))
+        self._loop.add_reader(_descriptor(new), self._turn)
+        self._loop.call_soon(self._turn)
+
     def _turn(self) -> None:
         """One round in asyncio. ZeroMQ's descriptors tell of changes only, so all is drained."""
-        busy = True
+        busy = not self.frozen
         while busy:
             busy = False
             for role, pipe in self.pipes.items():
@@ -286,6 +353,7 @@ class Shell:
                     pipe.flush()
             self._expire()
             self.flush()
+            busy = busy and not self.frozen
         self._serve()
         self.flush()
 
@@ -295,6 +363,8 @@ class Shell:
             self.publisher.attend(self.tracer)
         if self.control is not None:
             self.control.attend(self.clock())
+        if self.handover is not None:
+            self.handover.attend(self.clock())
 
     def _to_ports(self, messages: Sequence[Message]) -> None:
         if len(self.ports) == 1:
@@ -308,7 +378,7 @@ class Shell:
                 port.send(mine)
 
     def _expire(self) -> None:
-        deadline = self.layer.deadline()
+        deadline = None if self.frozen else self.layer.deadline()
         if deadline is not None:
             now = self.clock()
             if deadline <= now:
@@ -322,7 +392,7 @@ class Shell:
 
     def _deadline(self) -> int | None:
         """When there is something to do, in monotonic time."""
-        earliest = self.layer.deadline()
+        earliest = None if self.frozen else self.layer.deadline()
         if earliest is not None:
             earliest = self._real(earliest)
         for other in self._timed:

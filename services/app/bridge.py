@@ -23,6 +23,10 @@ class Bridge:
         When the caller is cancelled the operation stops waiting, and takes nothing.
         """
         shell = self.shell
+        while shell.frozen:  # the state is on its way to a successor, or will be used again
+            thawed = asyncio.Event()
+            shell.when_thawed.append(thawed.set)
+            await thawed.wait()
         call = operation(*args, now=shell.clock(), **fields)
         shell.flush()
         if not call.done:

@@ -20,6 +20,9 @@ STATE_VERSION = 1
 class AppLayer(Operations):
     """Descriptors, blocking calls and names, in front of the tcp layer."""
 
+    role = "app"
+    state_format = "app/1"
+
     def receive(self, message: Message, source: Role, now: int) -> None:
         """Take one message from tcp."""
         context = self.context

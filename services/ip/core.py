@@ -61,6 +61,9 @@ def create(host: HostConfig, rng: random.Random, tracer: Tracer) -> IpLayer:
 class IpLayer:
     """The contract of `plywire.layer.Layer` over IPv4 (RFC 791) and ICMP (RFC 792)."""
 
+    role = "ip"
+    state_format = "ip/1"
+
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
         self.counters: Counter[str] = Counter()
         self._host = host

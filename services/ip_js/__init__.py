@@ -10,4 +10,4 @@ from pathlib import Path
 
 from plywire.layer import Program
 
-PROGRAM = Program(("node", str(Path(__file__).with_name("ip.js"))))
+PROGRAM = Program("ip", ("node", str(Path(__file__).with_name("ip.js"))))

@@ -4,10 +4,10 @@ import { Router } from "zeromq";
 import { pack, unpack } from "./messages.js";
 
 export class Control {
-  /** verbs: by name, `verb(words, answer)`; answer(error, value) is called once, now or later. */
-  constructor(verbs) {
+  /** verbs: by name, `verb(words, answer)`; answer(error, value) is called once, now or later. linger: ms. */
+  constructor(verbs, linger = 0) {
     this.verbs = verbs;
-    this.socket = new Router({ linger: 0, maxMessageSize: 1 << 20, sendTimeout: 0 });
+    this.socket = new Router({ linger, maxMessageSize: 1 << 20, sendTimeout: 0 });
   }
 
   async open(endpoint) {

@@ -62,6 +62,7 @@ async function main() {
   log("INFO", `ip runs as ${settings.implementation} (pid ${process.pid})`);
   fs.writeSync(1, "ready\n");
   await shell.run();
+  end(); // a successor has taken over
 }
 
 process.on("uncaughtException", (error) => {

@@ -14,8 +14,9 @@ const FIRST = 3;
 export class Held extends Error {}
 
 /**
- * Take all of these, for as long as the process lives, or throw Held.
+ * Take all of these, or throw Held. They are let go with the process, or by what is returned.
  * @param {string[]} paths
+ * @returns {() => void}
  */
 export function hold(paths) {
   const flags = fs.constants.O_RDWR | fs.constants.O_CREAT;
@@ -39,5 +40,5 @@ export function hold(paths) {
   for (const file of files) {
     fs.ftruncateSync(file, 0);
     fs.writeSync(file, `${process.pid} ${os.hostname()}\n`, 0);
-  }
+  }  return () => files.forEach((file) => fs.closeSync(file));
 }

@@ -11,6 +11,7 @@ export const MAX_MESSAGES = 4096;
 
 export const HELLO = 1;
 export const BARRIER = 2;
+export const FENCE = 3;
 export const DATAGRAM = 16;
 export const NEIGHBOUR_FAILED = 17;
 export const INTERFACE = 18;
@@ -50,6 +51,7 @@ const TYPES = {
 const TABLE = new Map([
   [HELLO, ["Hello", { role: "name", generation: "u64", reply: "flag" }]],
   [BARRIER, ["Barrier", { ifindex: "u16", station: "name", token: "u64" }]],
+  [FENCE, ["Fence", { stage: "u8", token: "u64" }]],
   [DATAGRAM, ["Datagram", { ifindex: "u16", next_hop: "address", flags: "u8", packet: "packet" }]],
   [NEIGHBOUR_FAILED, ["NeighbourFailed",
     { ifindex: "u16", next_hop: "address", packet: "packet" }]],

@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto";
 import { LabClock } from "./clock.js";
 import { Control } from "./control.js";
 import { Core } from "./core.js";
+import { FORMAT, Handover } from "./handover.js";
 import { hold } from "./locks.js";
 import { BARRIER } from "./messages.js";
 import { Pipe } from "./pipe.js";
@@ -28,7 +29,7 @@ export class Shell {
       this.core.counters[name] = (this.core.counters[name] ?? 0) + by;
     };
     const inbox = (role, neighbour) => place(`${role}.from-${neighbour}`);
-    hold([place("ip.lock"), `${inbox(ROLE, "tcp")}.lock`, `${inbox(ROLE, "link")}.lock`]);
+    this.letGo = hold([place("ip.lock"), `${inbox(ROLE, "tcp")}.lock`, `${inbox(ROLE, "link")}.lock`]);
     this.clock = new LabClock(directory);
     const generation = randomBytes(8).readBigUInt64BE() | 1n;
     this.pipes = Object.fromEntries(Object.keys(OTHER).map((neighbour) => [neighbour, new Pipe({
@@ -43,6 +44,8 @@ export class Shell {
     });
     await this.trace.open(`ipc://${place("ip.trace")}`);
     await this.control.open(`ipc://${place("ip.control")}`);
+    this.handover = new Handover(this, generation);
+    await this.handover.open(`ipc://${place(`ip.swap-${process.pid}`)}`);
     await Promise.all(Object.values(this.pipes).map((pipe) => pipe.open()));
   }
 
@@ -50,14 +53,16 @@ export class Shell {
   async run() {
     const loops = Object.entries(this.pipes).map(([neighbour, pipe]) =>
       pipe.run((messages) => this.take(messages, neighbour)));
-    await Promise.all([...loops, this.trace.run(), this.control.run()]);
+    await Promise.all([...loops, this.trace.run(), this.control.run(), this.handover.run()]);
   }
 
+  /** Let go of everything that a successor needs. */
   close() {
     clearTimeout(this.timer);
     for (const one of [...Object.values(this.pipes), this.trace, this.control, this.clock]) {
       one.close();
     }
+    this.letGo();
   }
 
   take(messages, source) {
@@ -115,7 +120,8 @@ export class Shell {
   }
 
   describe([topic], answer) {
-    const view = topic === "runtime" ? this.runtime() : this.core.describe(topic);
+    const views = { runtime: () => this.runtime(), format: () => FORMAT };
+    const view = Object.hasOwn(views, topic) ? views[topic]() : this.core.describe(topic);
     if (view === undefined) answer(`KeyError: '${topic}'`);
     else answer(null, view);
   }

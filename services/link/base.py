@@ -67,6 +67,9 @@ class LinkInterface:
 class LinkBase:
     """A link layer but for its frames. Subclasses say what an interface is and give both ways."""
 
+    role = "link"
+    state_format = "link/1"
+
     def __init__(self, interfaces: list[LinkInterface], tracer: Tracer) -> None:
         self.counters: Counter[str] = Counter()
         self._tracer = tracer

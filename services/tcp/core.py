@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 class TcpLayer:
     """One host's TCP."""
 
+    role = "tcp"
+    state_format = "tcp/1"
+
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
         self.stack = Stack(host, rng, tracer)
         self.counters: Counter[str] = self.stack.counters

@@ -45,6 +45,9 @@ class TcpLite:
     timers: one a connection, by its key; and one for each connect that is held, by its handle.
     """
 
+    role = "tcp"
+    state_format = "tcp_lite/1"
+
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
         self.cfg = host.tcp
         self.tracer = tracer

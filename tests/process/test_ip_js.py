@@ -9,7 +9,6 @@ import signal
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import msgpack
@@ -19,10 +18,9 @@ from plywire.client import Stack
 from plywire.config import LabConfig, host
 from plywire.errors import ConfigError
 from plywire.lab.child import UP
-from plywire.lab.dump import dump_lab
 from plywire.lab.rundir import LabError
 from plywire.lab.supervisor import Lab
-from plywire.messages import Barrier, Datagram, Segment
+from plywire.messages import Barrier, Datagram, Fence, Hello, Segment
 from plywire.registry import find
 from plywire.runtime import config as places
 from plywire.runtime import program as programs
@@ -73,27 +71,6 @@ def transfer(lab: Lab, sender: str, receiver: str, size: int, meanwhile=lambda: 
             assert taking.expect("end") == {"bytes": size, "sha256": digest(size)}
             giving.expect("sent")
             giving.expect("closed")
-
-
-def runs_as(lab: Lab, implementation: str) -> bool:
-    """h1's ip answers, is this implementation, and its neighbours are there."""
-    try:
-        told = ask_ip(lab, "h1", "describe", "runtime")
-    except TimeoutError:
-        return False
-    there = all(row["connected"] for row in told["traffic"].values())
-    return there and told["implementation"] == implementation
-
-
-def exchange_ip(lab: Lab, implementation: str) -> None:
-    """Put another implementation in the place of h1's ip: the old one is ended, and what the
-    supervisor starts reads the lab's file."""
-    h1 = lab.config.hosts["h1"]
-    changed = replace(h1, implementations={**h1.implementations, "ip": implementation})
-    config = replace(lab.config, hosts={**lab.config.hosts, "h1": changed})
-    (lab.directory / "lab.toml").write_text(dump_lab(config))
-    os.kill(lab.layer("h1", "ip").pid, signal.SIGTERM)
-    wait_until(lambda: runs_as(lab, implementation), f"h1.ip is {implementation}")
 
 
 # --- in a lab -------------------------------------------------------------------------------------
@@ -155,7 +132,7 @@ def test_a_connection_outlives_its_death(lab):
     assert carried(lab) > SIZE // 1460  # the rest of it, and not a few bytes
 
 
-def test_it_is_exchanged_for_the_usual_ip_and_back_under_a_running_transfer(lab):
+def test_it_is_swapped_out_and_in_under_a_running_transfer(lab):
     """Bytes flow until both have carried some of them; then what came is what was sent."""
     enough = threading.Event()
     sent, received = hashlib.sha256(), hashlib.sha256()
@@ -187,8 +164,10 @@ def test_it_is_exchanged_for_the_usual_ip_and_back_under_a_running_transfer(lab)
 
         ends = [pool.submit(send), pool.submit(receive)]
         try:
-            for implementation in (PYTHON, IP_JS):
-                exchange_ip(lab, implementation)
+            for implementation in (PYTHON, IP_JS, IP_JS):
+                report = lab.swap("h1", "ip", implementation)
+                assert (report.after, report.silent) == (implementation, ())
+                assert lab.layer("h1", "ip").implementation == implementation
                 wait_until(lambda: carried(lab) > 500, f"{implementation} carries it")
                 idle.sendall(implementation.encode())
                 assert other.recv(100) == implementation.encode()
@@ -197,6 +176,29 @@ def test_it_is_exchanged_for_the_usual_ip_and_back_under_a_running_transfer(lab)
         for end in ends:
             end.result(60)
     assert sent.digest() == received.digest()
+
+
+def test_its_neighbours_are_swapped_and_it_holds_what_it_has_for_them(lab):
+    def swap() -> None:
+        for role in ("tcp", "link"):
+            assert lab.swap("h1", role).silent == ()
+
+    before = drops(lab)
+    transfer(lab, "h2", "h1", 8 * SIZE, swap)
+    assert drops(lab) == before
+
+
+def drops(lab: Lab) -> dict[str, int]:
+    """What h1's ip could not hand on."""
+    counters = ask_ip(lab, "h1", "describe", "counters")
+    return {name: value for name, value in counters.items() if name.endswith("away_or_full")}
+
+
+def test_it_cannot_be_swapped_for_a_layer_of_another_role(lab):
+    before = lab.layer("h1", "tcp").pid
+    with pytest.raises(LabError, match="is ip, and cannot be tcp"):
+        lab.swap("h1", "tcp", IP_JS)
+    assert lab.layer("h1", "tcp").pid == before
 
 
 # --- what it says to tools ------------------------------------------------------------------------
@@ -379,6 +381,54 @@ def test_a_barrier_goes_behind_what_was_made_before_it(alone):
     assert came.index(barrier) == 2
 
 
+# --- when a neighbour is exchanged ----------------------------------------------------------------
+
+
+PACKET = ipv4.encode(HEADER, b"x" * 20)
+
+
+@pytest.fixture
+def fenced(alone):
+    """The program, whose tcp has asked for a fence; three segments for that one wait."""
+    received = alone.describe("runtime")["traffic"]["link"]["received"]
+    alone.send("tcp", [Fence(0, 0, 7)])
+    assert alone.next_for("tcp") == Fence(0, 1, 7)
+    alone.send("link", [Datagram(number, 1, bytes(4), 0, PACKET) for number in (1, 2, 3)])
+    wait_until(
+        lambda: alone.describe("runtime")["traffic"]["link"]["received"] == received + 3,
+        "the program has the packets",
+    )
+    assert not alone.inboxes["tcp"].readable()
+    return alone
+
+
+def test_a_fence_that_is_lifted_lets_go_of_what_was_held(fenced):
+    fenced.send("tcp", [Fence(0, 2, 7)])
+    assert [fenced.next_for("tcp").trace for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("generation", [1 << 40, 9])
+def test_the_successors_hello_lets_go_of_what_was_held(fenced, generation):
+    fenced.send("tcp", [Hello(0, "tcp", generation, 0)])
+    traces = []
+    while len(traces) < 3:
+        message = fenced.next_for("tcp")
+        if isinstance(message, Segment):
+            traces.append(message.trace)
+    assert traces == [1, 2, 3]
+
+
+def test_no_successor_comes_and_what_was_held_goes_out(fenced):
+    """After two seconds; the wait is the program's."""
+    assert [fenced.next_for("tcp").trace for _ in range(3)] == [1, 2, 3]
+
+
+def test_what_is_held_is_bounded(fenced):
+    for _ in range(3):
+        fenced.send("link", [Datagram(9, 1, bytes(4), 0, PACKET)] * 3000)
+    wait_until(lambda: fenced.counters["drop_tcp_away_or_full"] == 9003 - 8192, "the rest is lost")
+
+
 # --- how it starts and ends -----------------------------------------------------------------------
 
 
@@ -445,7 +495,7 @@ def test_a_lab_that_cannot_have_it_says_why(tmp_path):
 def test_a_machine_without_node_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("plywire.runtime.program.shutil.which", lambda name: None)
     with pytest.raises(ConfigError, match="node: is not on this machine"):
-        programs.check(find(IP_JS))
+        programs.check(find(IP_JS), "ip")
 
 
 def test_its_packages_are_missing(told, tmp_path):

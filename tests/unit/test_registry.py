@@ -60,7 +60,7 @@ def test_a_program_is_told_what_its_role_needs(tmp_path):
     item = config.host(
         "h1", "10.0.0.1/24", routes=(config.RouteConfig(bytes(4), 0, b"\x0a\0\0\2"),)
     )
-    told = json.loads(program.command(Program(("true",)), program.settings(
+    told = json.loads(program.command(Program("ip", ("true",)), program.settings(
         "ip", item, tmp_path, "mine:PROGRAM", True
     ))[-1])  # fmt: skip
     assert told == {
@@ -76,4 +76,4 @@ def test_a_program_is_told_what_its_role_needs(tmp_path):
 
 def test_a_program_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="no-such-program: is not on this machine"):
-        program.check(Program(("no-such-program", "x")))
+        program.check(Program("ip", ("no-such-program", "x")), "ip")

@@ -10,7 +10,7 @@ import zmq
 from plywire import envelope
 from plywire.messages import Credit, Data, Hello, Segment
 from plywire.runtime.lock import Held, Lock, holder
-from plywire.runtime.pipe import HIGH_WATER, Inbox, Outlet, Pipe
+from plywire.runtime.pipe import HELD_MAX, HIGH_WATER, Inbox, Outlet, Pipe
 
 DEADLINE = 5.0
 SEGMENT = Segment(1, 6, b"\x0a\0\0\1", b"\x0a\0\0\2", 0, 0, 2, b"x" * 40)
@@ -226,3 +226,111 @@ def test_the_holder_of_a_lock_is_known_until_it_lets_go(tmp_path):
     assert holder(path) == os.getpid()
     lock.release()
     assert holder(path) is None
+
+
+# --- a neighbour that is exchanged --------------------------------------------------------------
+
+
+def fenced(asker, neighbour, token=99):
+    """The asker has its answer, and the neighbour holds what it has to send."""
+    assert asker.fence(token)
+    collect(neighbour, lambda _: neighbour.held, asker)
+    collect(asker, lambda _: asker.fenced == token, neighbour)
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_what_was_sent_before_the_fence_arrives_and_what_comes_later_waits(
+    context, tmp_path, lossless
+):
+    tcp = make(context, tmp_path, "tcp", "ip", 11, lossless)
+    ip = make(context, tmp_path, "ip", "tcp", 22, lossless)
+    meet(tcp, ip)
+    for number in range(100):
+        tcp.send([SEGMENT._replace(ttl=number)])
+    assert ip.fence(99)
+    got = collect(ip, lambda got: ip.fenced == 99, tcp)
+    assert [item.ttl for item in got] == list(range(100))
+    for number in range(100):
+        tcp.send([SEGMENT._replace(ttl=number)])
+    assert tcp.waiting == 100
+    assert not tcp.blocked  # there is nothing to wait for at the outlet
+    tcp.close()
+    ip.close()
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_a_successor_gets_what_waited_in_order_and_is_no_news_to_the_core(
+    context, tmp_path, lossless
+):
+    elsewhere = zmq.Context()
+    tcp = make(context, tmp_path, "tcp", "ip", 11, lossless)
+    ip = make(elsewhere, tmp_path, "ip", "tcp", 22, lossless)
+    meet(tcp, ip)
+    collect(tcp, lambda _: tcp.peer_generation is not None, ip)
+    fenced(ip, tcp)
+    for number in range(100):
+        tcp.send([SEGMENT._replace(ttl=number)])
+    state = ip.to_state()
+    ip.close()
+    elsewhere.term()  # a path that is unbound goes away some time after close()
+    later = Pipe(context, "ip", "tcp", ip.inbox.endpoint, ip.outlet.endpoint, 22, lossless,
+                 Counter(), state)  # fmt: skip
+    got = collect(later, lambda got: len(got) == 100, tcp)
+    assert [item.ttl for item in got] == list(range(100))
+    later.queue([SEGMENT._replace(ttl=7)])
+    news = collect(tcp, bool, later)
+    assert news == [SEGMENT._replace(ttl=7)]  # and no Hello
+    tcp.close()
+    later.close()
+
+
+def test_a_fence_that_is_lifted_lets_the_neighbour_go_on(context, tmp_path):
+    tcp = make(context, tmp_path, "tcp", "ip", 11)
+    ip = make(context, tmp_path, "ip", "tcp", 22)
+    meet(tcp, ip)
+    fenced(ip, tcp)
+    tcp.send([SEGMENT])
+    ip.lift(99)
+    collect(tcp, lambda _: not tcp.held, ip)
+    assert collect(ip, bool, tcp) == [SEGMENT]
+    tcp.close()
+    ip.close()
+
+
+def test_a_fence_that_nobody_ends_is_over_after_its_limit(context, tmp_path):
+    tcp = make(context, tmp_path, "tcp", "ip", 11)
+    ip = make(context, tmp_path, "ip", "tcp", 22)
+    meet(tcp, ip)
+    fenced(ip, tcp)
+    tcp.send([SEGMENT])
+    due = tcp.deadline()
+    tcp.expire(due - 1)
+    assert tcp.held
+    tcp.expire(due)
+    assert not tcp.held
+    assert tcp.counters["pipe_no_successor"] == 1
+    assert collect(ip, bool) == [SEGMENT]
+    tcp.close()
+    ip.close()
+
+
+def test_packets_beyond_the_bound_are_dropped_and_counted_while_a_neighbour_is_exchanged(
+    context, tmp_path
+):
+    tcp = make(context, tmp_path, "tcp", "ip", 11)
+    ip = make(context, tmp_path, "ip", "tcp", 22)
+    meet(tcp, ip)
+    fenced(ip, tcp)
+    tcp.send([SEGMENT] * (HELD_MAX - 1))
+    tcp.send([SEGMENT] * 3)
+    tcp.send([SEGMENT] * 3)
+    assert tcp.waiting == HELD_MAX
+    assert tcp.counters["drop_ip_away_or_full"] == 5
+    tcp.close()
+    ip.close()
+
+
+def test_a_neighbour_that_was_never_met_is_not_asked(context, tmp_path):
+    tcp = make(context, tmp_path, "tcp", "ip", 11)
+    assert not tcp.fence(99)
+    tcp.close()

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import random
+import socket
 import struct
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ FRAMES_PER_TURN = 64
 
 _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
+_TUNSETPERSIST = 0x400454CB
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 
@@ -43,6 +45,7 @@ class TapPort:
         self.impairing = impairing or Impairing()
         self.counters: Counter[str] = Counter()
         self._trace = random.SystemRandom().getrandbits(48)
+        self._passing = name not in {known for _, known in socket.if_nameindex()}
         self._fd = _open(name, where)
 
     @property
@@ -91,9 +94,22 @@ class TapPort:
         self._write([message for where, message in due if where == OUT])
         return [message for where, message in due if where == IN]
 
-    def close(self) -> None:
-        """Let go of the interface; one that was made by the opening goes away."""
+    def to_state(self) -> list:
+        """Whether the interface is of this program's making, and goes with it."""
+        return [self._passing]
+
+    def restore(self, state: list) -> None:
+        """The interface that the predecessor made goes with this process."""
+        (self._passing,) = state
+        if self._passing:
+            fcntl.ioctl(self._fd, _TUNSETPERSIST, 0)
+
+    def close(self, successor: bool = False) -> None:
+        """Let go of the interface; one that was made by the opening goes away, unless a successor
+        is to find it."""
         if self._fd >= 0:
+            if successor and self._passing:
+                fcntl.ioctl(self._fd, _TUNSETPERSIST, 1)
             os.close(self._fd)
             self._fd = -1
 

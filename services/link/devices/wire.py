@@ -175,11 +175,25 @@ class WirePort:
                 self._put(station, messages[start : start + PACKETS_PER_BATCH])
         return []
 
-    def close(self) -> None:
-        """Say goodbye and let go of the endpoint."""
+    def to_state(self) -> list:
+        """The stations that are known, each with its endpoint."""
+        return [[item.name, item.endpoint] for item in self.stations.values() if item.name]
+
+    def restore(self, state: list) -> None:
+        """Stations that the predecessor knew get frames at once; each is asked all the same."""
+        for name, endpoint in state:
+            station = self.stations.get(endpoint) or self._meet(endpoint)
+            if station is not None:
+                station.name = name
+                if Join not in station.owed:
+                    self._ask(station)
+
+    def close(self, successor: bool = False) -> None:
+        """Say goodbye, unless a successor takes this place, and let go of the endpoint."""
         goodbye = [Leave(0, self.name)]
         for station in self.stations.values():
-            station.outlet.send(goodbye)
+            if not successor:
+                station.outlet.send(goodbye)
             station.outlet.close(LEAVE_LINGER_MS)
         self.stations.clear()
         self._inbox.close()

@@ -1,0 +1,38 @@
+"""Implementations of ip that go wrong in one way each, for exchanges that must fail."""
+
+from __future__ import annotations
+
+from services.ip import create
+
+
+def raises(host, rng, tracer):
+    raise ValueError("cannot be made on a Saturday")
+
+
+def cannot_read(host, rng, tracer):
+    """Says that it reads ip's snapshots, and does not."""
+    layer = create(host, rng, tracer)
+
+    def restore(state, now):
+        raise KeyError("routes")
+
+    layer.restore = restore
+    return layer
+
+
+def of_another_kind(host, rng, tracer):
+    """Its snapshots are its own; ip's state can be made anew."""
+    layer = create(host, rng, tracer)
+    layer.state_format = "ip/another"
+    return layer
+
+
+def dies_at_work(host, rng, tracer):
+    """Takes over, and fails as soon as it works."""
+    layer = create(host, rng, tracer)
+
+    def outputs():
+        raise RuntimeError("not what I expected")
+
+    layer.outputs = outputs
+    return layer
