@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NODE := services/ip_js/node_modules/.installed
 
-.PHONY: demo test bench lint proto node clean
+.PHONY: demo test soak bench lint proto node clean
 
 demo: $(STAMP)
 	$(BIN)/plywire demo
@@ -13,6 +13,9 @@ test: $(STAMP) $(if $(shell command -v npm),$(NODE))
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+soak: $(STAMP)
+	PLYWIRE_SOAK=1 $(BIN)/python -m pytest -s tests/process/test_swap.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -51,6 +51,7 @@ class TcpConfig:
     backlog_max: int = 4096
     max_connections: int = 65_536
     congestion: str = "cubic"
+    ecn: str = "passive"  # RFC 3168: off, passive (when the peer asks), on (ask as well)
     port_low: int = 32_768  # ephemeral ports, both included
     port_high: int = 60_999
 
@@ -446,6 +447,10 @@ def _numbers(table: _Table, default: Any) -> Any:
             changes[item.name] = table.flag(item.name, old)
         elif isinstance(old, str):
             changes[item.name] = table.text(item.name, old)
+            words = _WORDS.get(item.name, ())
+            if words and changes[item.name] not in words:
+                reason = f"{changes[item.name]!r} is unknown; there are {', '.join(words)}"
+                raise table.error(item.name, reason)
         elif item.name in TIMES:
             changes[item.name] = table.seconds(item.name)
         else:
@@ -463,6 +468,7 @@ def _numbers(table: _Table, default: Any) -> Any:
 
 
 _HIGHEST = 2**31 - 1
+_WORDS = {"ecn": ("off", "passive", "on")}
 _RANGES = {
     "ttl": (1, 255),
     "port_low": (1, 65_535),

@@ -1,8 +1,13 @@
 """Fixtures that more than one folder of tests uses: a running lab, and a program's view of it."""
 
 import pytest
+from hypothesis import settings
 
 from plywire.client import Stack
+
+# How long an example takes is the machine's affair, and no reason to fail.
+settings.register_profile("plywire", deadline=None)
+settings.load_profile("plywire")
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,17 @@
 """The connection to the API of one host: its channel, its session, and how a call is made.
 
 A session owns this program's sockets. Its stream stays open for as long as the program lives, so
-that the sockets of a program that died are closed. When the stream ends, the sockets are gone, and
-their numbers may soon mean other sockets: from then on no call with one of them leaves this file.
+that the sockets of a program that died are closed. When the stream ends, the API may have been
+exchanged for another process that has the sockets: the session is asked for again, and calls wait
+for that, and are repeated. If it is not there any more, the sockets are gone, and their numbers may
+soon mean other sockets: from then on no call with one of them leaves this file.
 """
 
 from __future__ import annotations
 
 import errno
 import threading
+import time
 from typing import Any
 
 import grpc
@@ -21,6 +24,9 @@ PATIENCE = 30.0
 """Seconds that the API may take on top of the time the call itself asks for."""
 
 _PAUSES = (0.05, 0.1, 0.2, 0.4)  # before each retry, in seconds
+
+RESUME_WITHIN = 3.0
+"""Seconds that an API which has gone may take to come back with the session."""
 
 _LOST_PAUSE = 0.1
 """Seconds before a socket that is lost says so again, when it may block: http.server, for one,
@@ -61,6 +67,29 @@ class Api:
             self._pause(pause)
         raise AssertionError("the last pause is None")
 
+    def resume(self, name: str) -> Any:
+        """The stream of a session that has ended, from the API as it is now; None when that does
+        not know it. Raises OSError when there is no API within RESUME_WITHIN seconds."""
+        end = time.monotonic() + RESUME_WITHIN
+        while True:
+            stream = self.stub.OpenSession(pb.OpenSessionRequest(session=name))
+            try:
+                first = next(stream, None)
+            except grpc.RpcError as error:
+                if not is_lost(error) or time.monotonic() > end:
+                    raise from_rpc(error, self.target) from None
+            else:
+                if first is not None and first.session == name:
+                    return stream
+                stream.cancel()
+                return None
+            self._pause(_PAUSES[0])
+
+    @property
+    def closed(self) -> bool:
+        """The channel was closed by this program."""
+        return self._closed.is_set()
+
     def call(
         self,
         method: Any,
@@ -77,8 +106,12 @@ class Api:
         the one whose socket the request names. Raises what `socket` would raise.
         """
         deadline = None if wait is None else wait + PATIENCE
-        attempt = 0
+        attempt = resumed = 0
         while True:
+            if session is not None:
+                session.wait()
+                if session.resumed != resumed:
+                    attempt, resumed = 0, session.resumed
             if session is not None and session.ended:
                 if session.told and wait != 0:
                     self._pause(_LOST_PAUSE)
@@ -109,21 +142,52 @@ class Api:
 
 
 class Session:
-    """The owner of this program's sockets in the API."""
+    """The owner of this program's sockets in the API. resumed: how often it has come back."""
 
     def __init__(self, api: Api, stream: Any, name: str, host: str) -> None:
         self.name = name
         self.host = host
         self.ended = False
         self.told = False
-        self._stream = stream
-        if not stream.add_callback(self._end):
-            self._end()
+        self.resumed = 0
+        self._api = api
+        self._left = False
+        self._known = threading.Event()  # whether it lives is known
+        self._hold(stream)
+
+    def wait(self) -> bool:
+        """Whether it lives, once that is known."""
+        self._known.wait(RESUME_WITHIN + 1.0)
+        return not self.ended
 
     def close(self) -> None:
         """Leave: the API closes the sockets."""
-        self.ended = True
+        self._left = self.ended = True
+        self._known.set()
         self._stream.cancel()
 
+    def _hold(self, stream: Any) -> None:
+        self._stream = stream
+        self._known.set()
+        if not stream.add_callback(self._end):
+            self._end()
+
     def _end(self) -> None:
-        self.ended = True
+        if self._left or self._api.closed:
+            self.ended = True
+            return
+        self._known.clear()
+        threading.Thread(target=self._resume, name="plywire-session", daemon=True).start()
+
+    def _resume(self) -> None:
+        """Ask the API that has taken the old one's place for this session."""
+        try:
+            stream = self._api.resume(self.name)
+        except OSError:
+            stream = None
+        if stream is None:
+            self.ended = True
+            self._known.set()
+        else:
+            self.resumed += 1
+            self._hold(stream)

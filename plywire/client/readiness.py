@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 
+from plywire.client.errors import is_lost
 from plywire.rpc import socket_pb2 as pb
 
 _BOTH = select.POLLIN | select.POLLOUT
@@ -71,14 +72,19 @@ class Readiness:
 class Poller:
     """The thread that keeps the descriptors of one stack true, and closes what nobody closed.
 
-    ask: starts a Poll call and returns its grpc future; close: closes a descriptor of the API.
+    ask: starts a Poll call and returns its grpc future; close: closes a descriptor of the API;
+    lives: waits until it is known whether an API that has gone came back with the sockets.
     """
 
     def __init__(
-        self, ask: Callable[[pb.PollRequest], grpc.Future], close: Callable[[Any, int], None]
+        self,
+        ask: Callable[[pb.PollRequest], grpc.Future],
+        close: Callable[[Any, int], None],
+        lives: Callable[[], bool],
     ) -> None:
         self._ask = ask
         self._close = close
+        self._lives = lives
         self._lock = threading.Lock()
         self._watched: dict[int, Readiness] = {}
         # What wakes the thread: a callable to run, or None to look again. SimpleQueue may be put
@@ -199,8 +205,14 @@ class Poller:
     def _answer(self, call: Any, asked: dict[int, tuple[int, int]]) -> None:
         try:
             response = call.result()
-        except (grpc.RpcError, grpc.FutureCancelledError):
+        except grpc.FutureCancelledError:
             self._fail(asked)
+            return
+        except grpc.RpcError as error:
+            if is_lost(error) and not self._stopped and self._lives():
+                self._events.put(None)  # ask again
+            else:
+                self._fail(asked)
             return
         with self._lock:
             for ready in response.ready:

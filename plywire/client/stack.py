@@ -48,7 +48,9 @@ class Stack:
             raise
         self.host = self._session.host
         """The name of the host in its lab."""
-        self.poller = Poller(self.api.stub.Poll.future, _CloseQuietly(self.api))
+        self.poller = Poller(
+            self.api.stub.Poll.future, _CloseQuietly(self.api), lambda: self._session.wait()
+        )
         self.socket: type[Socket] = type("Socket", (Socket,), {"stack": self, "__slots__": ()})
         # Also runs when the interpreter ends, while threads still can be joined.
         self._finalizer = weakref.finalize(self, _finish, self.api, self.poller)

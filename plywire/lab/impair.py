@@ -20,7 +20,13 @@ from plywire.lab.views import table
 _TIMES = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _RATES = {"bit": 1, "kbit": 1_000, "mbit": 1_000_000, "gbit": 1_000_000_000}
 _HIGHEST = 1 << 62
-_CHANCES = {"loss": "loss", "duplicate": "dup", "reorder": "reorder", "corrupt": "corrupt"}
+_CHANCES = {
+    "loss": "loss",
+    "ecn_mark": "ecn-mark",
+    "duplicate": "dup",
+    "reorder": "reorder",
+    "corrupt": "corrupt",
+}
 
 
 class Line(NamedTuple):
@@ -91,12 +97,15 @@ def impair() -> None:
 @click.option("--delay", type=_TIME, help="Time from station to station: 20ms.")
 @click.option("--jitter", type=_TIME, help="Up to so much more, in order.")
 @click.option("--loss", type=_CHANCE, help="Frames lost: 1%.")
+@click.option("--ecn-mark", type=_CHANCE, help="ECN-capable packets marked CE instead: 1%.")
 @click.option("--dup", "duplicate", type=_CHANCE, help="Frames that arrive twice.")
 @click.option("--reorder", type=_CHANCE, help="Frames that later ones overtake.")
 @click.option("--reorder-by", type=_TIME, help="How long those are held back at most (5ms).")
 @click.option("--corrupt", type=_CHANCE, help="Frames with one bit flipped.")
 @click.option("--rate", type=_RATE, help="Bits a second: 10mbit; 0 for no limit.")
 @click.option("--queue", type=click.IntRange(0, 10_000), help="Frames that wait for it (1000).")
+@click.option("--ecn-queue", type=click.IntRange(0, 10_000),
+              help="Mark while more frames than this wait for it; 0 for never.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1),
               help="Of all chances: equal seeds, equal fates.")  # fmt: skip
 @click.pass_obj
@@ -176,7 +185,8 @@ def show_lines(rows: list[dict]) -> list[str]:
     """The table of `show`."""
     if not rows:
         return ["nothing is impaired"]
-    counts = ("sent", "lost", "duplicated", "reordered", "corrupted")
+    counts = ("sent", "lost", "ecn_marked", "duplicated", "reordered", "corrupted")
+    names = [name.upper().replace("_", "-") for name in counts]
     cells = []
     for row in rows:
         have = row["counts"]
@@ -187,7 +197,7 @@ def show_lines(rows: list[dict]) -> list[str]:
         numbers = [str(have.get(name, 0)) for name in counts]
         cells.append([_name(row), *numbers, str(full), asked, str(row["held"]), str(row["seed"]),
                       _settings(row["settings"])])  # fmt: skip
-    columns = ["LINK", *(name.upper() for name in counts), "QUEUE-FULL", "DROP-NEXT", "HELD",
+    columns = ["LINK", *names, "QUEUE-FULL", "DROP-NEXT", "HELD",
                "SEED", "SETTINGS"]  # fmt: skip
     return table(columns, cells)
 
@@ -235,6 +245,8 @@ def _settings(settings: dict) -> str:
         words.append(f"reorder-by {_time(settings['reorder_by'])}")
     if settings["rate"]:
         words += [f"rate {_scaled(settings['rate'], _RATES)}", f"queue {settings['queue']}"]
+    if settings["ecn_queue"]:
+        words.append(f"ecn-queue {settings['ecn_queue']}")
     return " ".join(words) or "none"
 
 

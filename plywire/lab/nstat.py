@@ -67,6 +67,10 @@ KNOWN: dict[Role, dict[str, str]] = {
         "icmp_out_suppressed": "IcmpOutSuppressed",
         "udp_no_ports": "UdpNoPorts",
         "udp_in_errors": "UdpInErrors",
+        "ip_in_no_ect_pkts": "IpExtInNoECTPkts",
+        "ip_in_ect1_pkts": "IpExtInECT1Pkts",
+        "ip_in_ect0_pkts": "IpExtInECT0Pkts",
+        "ip_in_ce_pkts": "IpExtInCEPkts",
     },
     TCP: {
         "tcp_active_opens": "TcpActiveOpens",
@@ -97,6 +101,7 @@ KNOWN: dict[Role, dict[str, str]] = {
         "tcp_challenge_ack": "TcpExtTCPChallengeACK",
         "tcp_win_probe": "TcpExtTCPWinProbe",
         "tcp_keep_alive": "TcpExtTCPKeepAlive",
+        "tcp_delivered_ce": "TcpExtTCPDeliveredCE",
     },
     APP: {
         "sockets_created": "AppSocketsCreated",

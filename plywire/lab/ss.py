@@ -49,6 +49,7 @@ _TIMERS = {
     "left over": "timewait",
     "delayed ack": "unknown",
     "cork": "unknown",
+    "ecn wait": "unknown",
 }
 """Names of ss by tcp's; the first that runs is shown, as the kernel has one at a time."""
 
@@ -121,7 +122,8 @@ def info_text(info: Mapping[str, Any]) -> str:
     _number(words, "lastrcv", tcp_info.get("last_data_recv", 0))
     if tcp_info.get("delivery_rate"):
         words.append(f"delivery_rate {tcp_info['delivery_rate'] * 8}bps")
-    _number(words, "delivered", tcp_info.get("delivered", 0))
+    for name in ("delivered", "delivered_ce"):
+        _number(words, name, tcp_info.get(name, 0))
     flight = (info.get("snd_nxt", 0) - info.get("snd_una", 0)) & 0xFFFF_FFFF
     _number(words, "unacked", tcp_info.get("unacked", -(-flight // mss)))
     if info.get("retransmits"):
@@ -153,7 +155,7 @@ def timer_text(milliseconds: int) -> str:
     return f"{seconds}.{rest:03}ms" if seconds else f"{rest:03}ms"
 
 
-_FLAGS = (("ts", "timestamps"), ("sack", "sack"))
+_FLAGS = (("ts", "timestamps"), ("sack", "sack"), ("ecn", "ecn"), ("ecnseen", "ecn_seen"))
 _SIZES = (("mss", "snd_mss"), ("pmtu", "path_mtu"), ("rcvmss", "rcv_mss"))
 _TOTALS = ("bytes_sent", "bytes_retrans", "bytes_acked", "bytes_received", "segs_out", "segs_in",
            "data_segs_out", "data_segs_in")  # fmt: skip

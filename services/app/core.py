@@ -89,6 +89,7 @@ class AppLayer(Operations):
                     context.handles[each.handle] = each
                     self._streaming.repeat(each)
         self._sessions = {session: set(owned) for session, owned in data["sessions"].items()}
+        self.lease_sessions(now)
         for kind, *fields in data["held"]:
             context.held.append(messages.KINDS[kind]._make(fields))
         context.closing = set(data["closing"])
@@ -96,7 +97,7 @@ class AppLayer(Operations):
         self.counters.update(data["counters"])
 
     def describe(self, topic: str, now: int) -> object:
-        """`sockets`, `sessions` or `counters`."""
+        """`sockets`, `sessions`, `waiting` (calls) or `counters`."""
         if topic == "sockets":
             return [
                 socket.control() | {"session": socket.session, "ready": socket.poll()}
@@ -104,6 +105,8 @@ class AppLayer(Operations):
             ]
         if topic == "sessions":
             return {session: sorted(owned) for session, owned in self._sessions.items()}
+        if topic == "waiting":
+            return len(self.context.waiters)
         if topic == "counters":
             return dict(self.counters)
         raise KeyError(topic)

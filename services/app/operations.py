@@ -12,18 +12,33 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from plywire.calls import Call
-from plywire.config import HostConfig
+from plywire.config import SECOND, HostConfig
 from plywire.errors import SocketError
 from plywire.messages import Option
 from plywire.trace import Tracer
 from services.app import names, options
-from services.app.context import Context, nanoseconds
+from services.app.context import Context, Waiter, nanoseconds
 from services.app.endpoints import Endpoints
 from services.app.readiness import Readiness
 from services.app.replies import Replies
 from services.app.results import Address
 from services.app.sockets import CLOSED, ESTABLISHED, LISTEN, Socket
 from services.app.streaming import Streaming
+
+RESUME_WITHIN = 10 * SECOND
+"""Nanoseconds that programs have to come back to their sessions when this layer was exchanged."""
+
+
+class Lease(Waiter):
+    """A session of a predecessor that its program has not come back to: closed in time."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        super().__init__(0)
+        self._close = close
+
+    def give_up(self) -> bool:
+        self._close()
+        return True
 
 
 class Operations:
@@ -39,12 +54,18 @@ class Operations:
         self._readiness = Readiness(self.context)
         self._replies = Replies(self.context.cancel)
         self._sessions: dict[str, set[int]] = {}
+        self._leases: dict[str, Lease] = {}
 
     # --- sessions and sockets ---
 
-    def open_session(self, now: int) -> str:
-        """A new owner of sockets. Raises EMFILE when there are as many as descriptors."""
+    def open_session(self, now: int, resume: str = "") -> str:
+        """A new owner of sockets, or the one that a predecessor of this layer had (resume), if it
+        is there and has not been resumed. Raises EMFILE when there are as many as descriptors."""
         self.context.now = now
+        lease = self._leases.pop(resume, None)
+        if lease is not None:
+            self.context.timers.cancel(lease)
+            return resume
         if len(self._sessions) >= self.host.app.max_descriptors:
             raise SocketError("EMFILE", f"{len(self._sessions)} sessions are open")
         session = f"{self.context.rng.getrandbits(128):032x}"
@@ -54,9 +75,17 @@ class Operations:
     def close_session(self, session: str, now: int) -> None:
         """Close what a session owns, as the kernel does when a process ends."""
         self.context.now = now
+        self._leases.pop(session, None)
         for descriptor in sorted(self._sessions.pop(session, ())):
             if self.context.table.get(descriptor) is not None:
                 self.close_socket(descriptor, now=now)
+
+    def lease_sessions(self, now: int) -> None:
+        """Sessions that came with a snapshot last until their programs come back, or for a time."""
+        for session in self._sessions:
+            lease = Lease(lambda session=session: self.close_session(session, self.context.now))
+            self._leases[session] = lease
+            self.context.timers.set(lease, now + RESUME_WITHIN)
 
     def create_socket(self, *, session: str = "", request_id: str = "", now: int) -> Call:
         """A new TCP socket; answered with its descriptor."""

@@ -66,4 +66,4 @@ async def serve(shell: Shell, host: HostConfig, directory: Path, ready: Callable
     try:
         await asyncio.Event().wait()
     finally:
-        await server.stop(GRACE)
+        await server.stop(0 if shell.leaving else GRACE)

@@ -92,7 +92,7 @@ class SocketService(SocketServiceServicer):
         self, request: pb.OpenSessionRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.OpenSessionResponse]:
         try:
-            session = self.layer.open_session(self.shell.clock())
+            session = self.layer.open_session(self.shell.clock(), request.session)
         except SocketError as error:
             status = rpc_status.to_status(status_of(error, self.host))
             await context.abort(status.code, status.details, status.trailing_metadata)

@@ -41,6 +41,7 @@ from services.ip.routes import Link, RouteTable
 _SUMS = {"ipv4": "ip_in_hdr_errors", "martian": "ip_in_addr_errors", "icmp": "icmp_in_errors",
          "fragment": "ip_reasm_fails", "udp": "udp_in_errors"}  # fmt: skip
 """The counter that sums up the drop reasons beginning with a word."""
+_CODEPOINTS = ("ip_in_no_ect_pkts", "ip_in_ect1_pkts", "ip_in_ect0_pkts", "ip_in_ce_pkts")
 _NOT_ERRORS = frozenset(
     {
         "fragment_duplicate",
@@ -216,6 +217,7 @@ class IpLayer:
         if ifindex not in self._links:
             raise DecodeError("unknown_interface", f"{ifindex}")
         header, payload = ipv4.decode(packet)
+        self.counters[_CODEPOINTS[header.tos & 3]] += 1
         addresses = self._addresses
         if addresses.bad_source(header.src):
             raise DecodeError("martian_source")

@@ -1,7 +1,7 @@
 """SYN cookies (RFC 4987 section 3.6): with the queue of handshakes full, nothing is kept of a SYN
 that is answered. What must be known later is in the sequence number and the timestamp that the
-peer's ACK brings back: five bits of time, three of MSS, 24 of a keyed hash; scale and SACK in the
-low bits of the timestamp."""
+peer's ACK brings back: five bits of time, three of MSS, 24 of a keyed hash; scale, SACK
+and ECN in the low bits of the timestamp."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.wire.tcp import ACK, MAX_WINDOW_SHIFT, SYN, Options, TcpHeader
-from services.tcp import options, user_calls
+from services.tcp import ecn, options, user_calls
 from services.tcp.isn import endpoint_hash
 from services.tcp.paths import Path
 from services.tcp.tcb import Key, Tcb
@@ -22,6 +22,7 @@ PERIOD = 64 * 1_000_000_000
 
 _MSS = (536, 1024, 1220, 1300, 1440, 1460, 4312, 8960)
 _NO_SCALE = 15
+_ECN = 0x20  # of the timestamp
 
 
 def answer(
@@ -38,17 +39,24 @@ def answer(
         theirs = theirs._replace(window_scale=None, sack_permitted=False)
     options.negotiate(cfg, tcb, theirs, now)
     if tcb.ts_on:
+        ecn.syn_arrived(stack, tcb, header.flags)
         clock = tcb.timestamp(now)
         scale = tcb.snd_scale if tcb.rcv_scale else _NO_SCALE
-        wanted = (clock & ~0x1F) | scale | tcb.sack_ok << 4
+        wanted = (clock & ~0x3F) | scale | tcb.sack_ok << 4 | (_ECN if tcb.ecn_ect else 0)
         if wanted > clock:
-            wanted -= 0x20
+            wanted -= 0x40
         tcb.ts_offset += wanted - clock
     index = max(sum(mss <= tcb.peer_mss for mss in _MSS) - 1, 0)
     iss = _cookie(stack, key, header.seq, now // PERIOD, index)
     stack.cookies_until = now + 2 * PERIOD
     stack.counters["tcp_syncookies_sent"] += 1
-    stack.send(tcb, SYN | ACK, iss, b"", options.syn_options(cfg, tcb, True, now))
+    stack.send(
+        tcb,
+        SYN | ACK | ecn.syn_flags(cfg, tcb, True),
+        iss,
+        b"",
+        options.syn_options(cfg, tcb, True, now),
+    )
 
 
 def check(stack: Stack, key: Key, header: TcpHeader, theirs: Options, now: int) -> Options | None:
@@ -72,9 +80,14 @@ def check(stack: Stack, key: Key, header: TcpHeader, theirs: Options, now: int) 
     scale = kept & 0xF
     return found._replace(
         window_scale=scale if scale <= MAX_WINDOW_SHIFT else None,
-        sack_permitted=bool(kept >> 4),
+        sack_permitted=bool(kept & 0x10),
         timestamps=theirs.timestamps,
     )
+
+
+def agreed_on_ecn(theirs: Options) -> bool:
+    """Did our SYN,ACK, which such an ACK answers, agree to ECN?"""
+    return theirs.timestamps is not None and bool(theirs.timestamps[1] & _ECN)
 
 
 def _cookie(stack: Stack, key: Key, irs: int, period: int, index: int) -> int:

@@ -177,6 +177,7 @@ class TcpLayer:
             stack.drop("not_tcp", now)
             return
         stack.counters["tcp_in_segs"] += 1
+        stack.codepoint = message.tos & 3
         src, dst = message.src, message.dst
         header, data = decode(message.payload, src, dst)
         tcb = stack.connections.get((dst, header.dst_port, src, header.src_port))

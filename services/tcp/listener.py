@@ -175,6 +175,7 @@ def _cookie_comes_back(
     tcb.irs = seq.add(header.seq, -1)
     tcb.rcv_nxt = tcb.ack_sent = header.seq
     options.negotiate(stack.cfg, tcb, theirs, now)
+    tcb.ecn_ok = tcb.ecn_ect = tcb.ts_on and cookies.agreed_on_ecn(theirs)
     tcb.snd_wl1, tcb.snd_wl2 = tcb.irs, tcb.iss
     listener.embryonic.add(tcb.id)
     stack.counters["tcp_passive_opens"] += 1

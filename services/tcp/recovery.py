@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from services.tcp import ecn
 from services.tcp.tcb import Tcb
 from services.tcp.transmit import retransmit_first
 
@@ -30,7 +31,7 @@ def on_new_ack(stack: Stack, tcb: Tcb, acked: int, flight: int, now: int) -> boo
         tcb.dup_acks = 0
         # RFC 5681 3.1, RFC 7661: a window that is not used says nothing of the network.
         used = 2 * flight >= cc.cwnd if cc.cwnd < cc.ssthresh else flight + mss > cc.cwnd
-        if used:
+        if used and not tcb.echoed:  # RFC 3168 6.1.2
             cc.on_ack(acked, mss, tcb.rtt.srtt, now)
         return True
     if seq.gt(tcb.snd_una, tcb.recover):  # RFC 6582 3.2 step 3: a full acknowledgement
@@ -58,7 +59,9 @@ def on_duplicate_ack(stack: Stack, tcb: Tcb, now: int) -> None:
     if tcb.dup_acks != _DUP_ACKS or not _is_new_loss(tcb):
         return
     # RFC 5681 3.2 step 2: what limited transmit has sent is not counted.
-    cc.on_loss(seq.sub(tcb.limited_from, tcb.snd_una), mss, now)
+    if not tcb.in_cwr:  # RFC 3168 6.1.2: once for each window of data
+        cc.on_loss(seq.sub(tcb.limited_from, tcb.snd_una), mss, now)
+    ecn.reduced(tcb)
     tcb.recover = seq.add(tcb.snd_nxt, -1)
     tcb.in_recovery = True
     tcb.partial_acks = 0
@@ -79,7 +82,8 @@ def _is_new_loss(tcb: Tcb) -> bool:
 
 def on_timeout(stack: Stack, tcb: Tcb, now: int) -> None:
     """The retransmission timer ran out: one segment again, then all the rest in slow start."""
-    tcb.cc.on_timeout(tcb.flight, tcb.snd_mss, tcb.retries == 0, now)
+    first = tcb.retries == 0 and not tcb.in_cwr
+    tcb.cc.on_timeout(tcb.flight, tcb.snd_mss, first, now)
     tcb.recover = seq.add(tcb.snd_nxt, -1)  # RFC 6582 3.2 step 4
     tcb.in_recovery = False
     tcb.dup_acks = 0

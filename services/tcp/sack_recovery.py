@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.wire.tcp import Options
-from services.tcp import prr, rack, tail_loss
+from services.tcp import ecn, prr, rack, tail_loss
 from services.tcp.options import echoed_rtt
 from services.tcp.scoreboard import Delivery
 from services.tcp.tcb import REORDERING, Tcb
@@ -53,6 +53,8 @@ def on_ack(stack: Stack, tcb: Tcb, theirs: Options, acked: int, flight: int, now
         _in_loss(stack, tcb, found, acked, flight, now)
     elif tcb.in_recovery:
         _in_recovery(stack, tcb, found, acked, more_lost, now)
+    elif tcb.in_cwr:
+        prr.on_ack(tcb, found.newly, acked > 0 and not more_lost)
     elif not board.to_send:
         _grow(tcb, acked, flight, now)
     if board.to_send and not tcb.in_recovery and not tcb.in_loss and not tcb.resizing:
@@ -84,7 +86,7 @@ def _grow(tcb: Tcb, acked: int, flight: int, now: int) -> None:
     """RFC 5681 3.1, RFC 7661: a window that is not used says nothing of the network."""
     cc = tcb.cc
     used = 2 * flight >= cc.cwnd if cc.cwnd < cc.ssthresh else flight + tcb.snd_mss > cc.cwnd
-    if used and acked:
+    if used and acked and not tcb.echoed:  # RFC 3168 6.1.2
         cc.on_ack(acked, tcb.snd_mss, tcb.rtt.srtt, now)
 
 
@@ -107,7 +109,9 @@ def enter(stack: Stack, tcb: Tcb, sacked: int, acked: int, now: int) -> None:
     """A loss was found: fast recovery begins (RFC 6675 section 5, step 4)."""
     board = tcb.board
     _remember(tcb, now)
-    tcb.cc.on_loss(tcb.flight, tcb.snd_mss, now)
+    if not tcb.in_cwr:  # RFC 3168 6.1.2: once for each window of data
+        tcb.cc.on_loss(tcb.flight, tcb.snd_mss, now)
+    ecn.reduced(tcb)
     tcb.recover = seq.add(tcb.snd_nxt, -1)
     tcb.recover_at = board.nxt
     tcb.in_recovery = True
@@ -143,7 +147,7 @@ def on_timeout(stack: Stack, tcb: Tcb, now: int) -> None:
         tcb.frto = FRTO_FIRST if stack.cfg.frto and not first.ever else 0
     else:
         tcb.frto = 0
-    tcb.cc.on_timeout(tcb.flight, tcb.snd_mss, tcb.retries == 0, now)
+    tcb.cc.on_timeout(tcb.flight, tcb.snd_mss, tcb.retries == 0 and not tcb.in_cwr, now)
     board.mark = board.nxt
     board.mark_all_lost()
     tcb.in_recovery = tcb.resizing = False
@@ -169,7 +173,7 @@ def _in_loss(stack: Stack, tcb: Tcb, found: Delivery, acked: int, flight: int, n
             tcb.frto = FRTO_SECOND  # step 2b: `push` sends new data now, two segments at most
         else:
             tcb.frto = 0  # steps 2a and 3a
-    if acked and found.newly:
+    if acked and found.newly and not tcb.echoed:
         tcb.cc.on_ack(found.newly, tcb.snd_mss, tcb.rtt.srtt, now)
 
 
@@ -208,6 +212,7 @@ def _undo(stack: Stack, tcb: Tcb, now: int) -> None:
     tcb.cc.restore(tcb.undo)
     tcb.cc.cwnd = max(tcb.cc.cwnd, cwnd)
     tcb.undo = None
+    tcb.cwr_due = False
     tcb.rtt.backoff = 0  # RFC 4015 step 8: the timer that was wrong is not doubled for it
     tcb.in_recovery = tcb.in_loss = False
     tcb.frto = 0

@@ -13,6 +13,7 @@ from plywire import seq
 from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_options
 from services.tcp import (
     acceptance,
+    ecn,
     options,
     receiver,
     recovery,
@@ -104,6 +105,7 @@ def _syn_sent(
     tcb.irs = header.seq  # fourth
     tcb.rcv_nxt = tcb.ack_sent = seq.add(header.seq, 1)
     options.negotiate(stack.cfg, tcb, theirs, now)
+    ecn.syn_arrived(stack, tcb, flags)
     tcb.snd_wnd = tcb.max_snd_wnd = header.window
     tcb.snd_wl1, tcb.snd_wl2 = header.seq, header.ack
     if acceptable:
@@ -136,6 +138,7 @@ def passive_open(
     tcb.irs = header.seq
     tcb.rcv_nxt = tcb.ack_sent = seq.add(header.seq, 1)
     options.negotiate(stack.cfg, tcb, theirs, now)
+    ecn.syn_arrived(stack, tcb, header.flags)
     tcb.snd_wnd = tcb.max_snd_wnd = header.window
     tcb.snd_wl1, tcb.snd_wl2 = header.seq, tcb.iss
     _keep_early_text(tcb, header, data)
@@ -156,6 +159,7 @@ def _simultaneous_syn(tcb: Tcb, header: TcpHeader) -> TcpHeader:
         and header.seq == tcb.irs
         and header.ack == tcb.snd_nxt
     ):
+        ecn.syn_repeated(tcb, header.flags)
         return header._replace(seq=tcb.rcv_nxt, flags=header.flags & ~SYN)
     return header
 
@@ -180,6 +184,7 @@ def _check_sequence(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
     if flags & RST:
         stack.drop("rst_outside_window", now)
     elif tcb.state == SYN_RECEIVED and flags & SYN and header.seq == tcb.irs:
+        ecn.syn_repeated(tcb, flags)
         _repeat_syn_ack(stack, tcb, now)
     elif tcb.state == TIME_WAIT:
         _time_wait_repeat(stack, tcb, header, now)
@@ -253,6 +258,8 @@ def _check_ack(
         return False
     else:
         window = header.window << tcb.snd_scale
+        if tcb.ecn_ect and ahead >= 0:
+            ecn.on_ack(stack, tcb, header.flags, ahead, now)
         if ahead > 0:
             sender.acknowledged(stack, tcb, ack, theirs, now)
         elif tcb.sack_ok:
@@ -347,6 +354,8 @@ def _text(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> N
             stack.counters["tcp_abort_on_data"] += 1
             stack.end(tcb, RCV_RST, "", "data after close", now, reset=True)
             return
+        if tcb.ecn_ok and data:
+            ecn.text_arrived(stack, tcb, flags, start, len(data))
         receiver.take(stack, tcb, start, data, bool(flags & FIN), now)
     if tcb.rcv_fin == tcb.rcv_offset and not tcb.rcv_ended:
         _fin(stack, tcb, now)

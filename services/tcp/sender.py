@@ -12,7 +12,7 @@ from services.tcp.options import echoed_rtt
 from services.tcp.sack_recovery import FRTO_SECOND, retransmit_lost
 from services.tcp.states import TRANSMITTING
 from services.tcp.tail_loss import schedule
-from services.tcp.tcb import CORK, PERSIST, RTO, Tcb
+from services.tcp.tcb import CORK, ECN_WAIT, PERSIST, RTO, Tcb
 from services.tcp.transmit import send_next
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
         retransmit_lost(stack, tcb, now)
         if board.to_send:
             return  # what is missing goes before what is new
+    if tcb.ecn_ect and stack.armed(tcb, ECN_WAIT):
+        return
     buffer = tcb.snd_buf
     una = tcb.snd_una
     offset = buffer.start + ((tcb.snd_cursor - tcb.snd_buf_seq) & _MASK)

@@ -28,6 +28,7 @@ from plywire.timers import Timers
 from plywire.wire.ipv4 import PROTOCOL_TCP
 from plywire.wire.tcp import (
     ACK,
+    ECE,
     FIN,
     MAX_OPTIONS,
     RST,
@@ -76,10 +77,10 @@ class Stack:
     """Tables, timers, counters and the output queue of one TCP."""
 
     __slots__ = (
-        "app_generation", "by_handle", "by_id", "cfg", "connections", "cookies_until", "counters",
-        "dirty", "host",
-        "isn", "listeners", "listening", "next_handle", "next_id", "now", "out", "paths", "ports",
-        "reservations", "timers", "trace", "tracer", "waiting",
+        "app_generation", "by_handle", "by_id", "cfg", "codepoint", "connections",
+        "cookies_until", "counters", "dirty", "host", "isn", "listeners", "listening",
+        "next_handle", "next_id", "now", "out", "paths", "ports", "reservations",
+        "timers", "trace", "tracer", "waiting",
     )  # fmt: skip
 
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
@@ -88,6 +89,7 @@ class Stack:
         self.tracer = tracer
         self.trace = 0  # of the input that is being worked on
         self.now = 0  # when it came
+        self.codepoint = 0  # ECN's two bits of the packet that brought the segment
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
         self.timers = Timers()
         self.out: list[Output] = []
@@ -202,13 +204,21 @@ class Stack:
     # --- to ip ------------------------------------------------------------------------------------
 
     def send(
-        self, tcb: Tcb, flags: int, seq_number: int, payload: bytes = b"", options: bytes = b""
+        self,
+        tcb: Tcb,
+        flags: int,
+        seq_number: int,
+        payload: bytes = b"",
+        options: bytes = b"",
+        tos: int = 0,
     ) -> None:
         """Hand a segment of a connection to ip. It acknowledges all there is (MUST-58)."""
         if flags & SYN:
             window = min(tcb.rcv_wnd, 0xFFFF)  # RFC 7323 2.2: the window of a SYN is never scaled
         else:
             window = offer_window(tcb)
+            if tcb.ece_due and not flags & RST:
+                flags |= ECE  # RFC 3168 6.1.3: on all of them until CWR comes
             if tcb.ts_on:
                 stamp = tcb.timestamp(self.now)
                 options = timestamps_option(stamp, tcb.ts_recent if flags & ACK else 0)
@@ -224,7 +234,7 @@ class Stack:
         )  # fmt: skip
         src, dst = tcb.local_address, tcb.remote_address
         segment = Segment(
-            self.trace or tcb.trace, PROTOCOL_TCP, src, dst, 0, 0,
+            self.trace or tcb.trace, PROTOCOL_TCP, src, dst, tos, 0,
             FLAG_DONT_FRAGMENT if tcb.dont_fragment else 0, encode(header, payload, src, dst),
         )  # fmt: skip
         self.out.append(Output(IP, segment))

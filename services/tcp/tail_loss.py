@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from services.tcp import ecn
 from services.tcp.tcb import RTO, TAIL_LOSS, Tcb
 from services.tcp.transmit import retransmit_segment, send_next
 
@@ -72,7 +73,9 @@ def acknowledged(stack: Stack, tcb: Tcb, found: Delivery, una: int, now: int) ->
         return
     if tcb.tlp_again and found.dsack is None and una > tcb.tlp_end:
         stack.counters["tcp_loss_probe_recovery"] += 1
-        tcb.cc.on_loss(tcb.flight, tcb.snd_mss, now)
+        if not tcb.in_cwr:  # RFC 3168 6.1.2: once for each window of data
+            tcb.cc.on_loss(tcb.flight, tcb.snd_mss, now)
+        ecn.reduced(tcb)
         tcb.cc.cwnd = tcb.cc.ssthresh
         tcb.tlp_end = -1
     elif not tcb.tlp_again or found.dsack is not None or not found.newly:

@@ -27,7 +27,9 @@ CORK = "cork"
 LEFT_OVER = "left over"  # the end of TIME-WAIT, and of FIN-WAIT-2 without a program
 REORDERING = "reordering"  # RACK: what is late now will be lost then
 TAIL_LOSS = "tail loss"
-TIMER_KINDS = (RTO, PERSIST, DELAYED_ACK, KEEPALIVE, CORK, LEFT_OVER, REORDERING, TAIL_LOSS)
+ECN_WAIT = "ecn wait"  # a window of one segment was marked: the next segment waits (RFC 3168 6.1.2)
+TIMER_KINDS = (RTO, PERSIST, DELAYED_ACK, KEEPALIVE, CORK, LEFT_OVER, REORDERING, TAIL_LOSS,
+               ECN_WAIT)  # fmt: skip
 """The timers that a connection may have running."""
 
 # Fields that are numbers, strings or bytes, with what they are in a new block. Sequence numbers
@@ -98,6 +100,16 @@ _FIELDS: dict[str, object] = {
     "probes": 0, "probe_backoff": 0,  # of a closed window: unanswered, and sent
     "una_time": 0,  # when snd_una last moved, or the oldest byte was first sent
     "last_send": 0, "last_receive": 0,
+    # --- ECN (RFC 3168, services.tcp.ecn)
+    "ecn_asked": False,  # a SYN of ours had ECE and CWR
+    "ecn_ok": False, "ecn_ect": False,  # marks are echoed; our data is ECT
+    "ecn_seen": False,  # data with a codepoint has come
+    "ece_due": False,  # CE has come, and no CWR since
+    "cwr_due": False,  # the next new data has CWR
+    "in_cwr": False,  # the window is on its way down for an ECE
+    "cwr_until": -1,  # offset up to which congestion was answered already
+    "echoed": False,  # the last acknowledgement had ECE
+    "delivered_ce": 0,  # segments acknowledged with ECE
     # --- path
     "path_mtu": 0, "dont_fragment": True,
     "soft_error": "", "soft_cause": "",  # an ICMP error to report if the connection times out
@@ -213,6 +225,8 @@ class Tcb:
             "snd_mss": self.snd_mss,
             "timestamps": int(self.ts_on),
             "sack": int(self.sack_ok),
+            "ecn": int(self.ecn_ok),
+            "ecn_seen": int(self.ecn_seen),
             "irs": self.irs,
             "rcv_nxt": self.rcv_nxt,
             "rcv_wnd": self.rcv_wnd,
@@ -258,7 +272,7 @@ class Tcb:
         return {
             "state": self.state,
             "ca_state": "Loss" if self.in_loss else "Recovery" if self.in_recovery
-            else "Disorder" if board.sacked else "Open",
+            else "CWR" if self.in_cwr else "Disorder" if board.sacked else "Open",
             "retransmits": self.retries,
             "probes": self.probes,
             "backoff": rtt.backoff,
@@ -289,6 +303,7 @@ class Tcb:
             "notsent_bytes": max(self.snd_buf.end - board.nxt, 0) if self.sack_ok else 0,
             "delivery_rate": self.delivery_rate,
             "delivered": board.delivered // mss,
+            "delivered_ce": self.delivered_ce,
             "dsack_dups": self.dsack_dups,
             "reord_seen": int(self.rack.reordering_seen),
         }  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.wire.tcp import ACK
-from services.tcp import recovery, sack_recovery, tail_loss
+from services.tcp import ecn, recovery, sack_recovery, tail_loss
 from services.tcp.sender import push
 from services.tcp.states import (
     CLOSED,
@@ -21,6 +21,7 @@ from services.tcp.states import (
 from services.tcp.tcb import (
     CORK,
     DELAYED_ACK,
+    ECN_WAIT,
     KEEPALIVE,
     LEFT_OVER,
     PERSIST,
@@ -54,6 +55,7 @@ def _retransmission(stack: Stack, tcb: Tcb, now: int) -> None:
     else:
         engine = sack_recovery if tcb.sack_ok else recovery
         engine.on_timeout(stack, tcb, now)
+        ecn.reduced(tcb)
         tcb.rtt.back_off()
     tcb.retries += 1
     when = now + tcb.rtt.rto
@@ -139,6 +141,10 @@ def _reordering(stack: Stack, tcb: Tcb, now: int) -> None:
     push(stack, tcb, now)
 
 
+def _ecn_wait(stack: Stack, tcb: Tcb, now: int) -> None:
+    push(stack, tcb, now)
+
+
 def _left_over(stack: Stack, tcb: Tcb, now: int) -> None:
     stack.say_closed(tcb, "", "")
     stack.change(tcb, GIVE_UP if tcb.state == FIN_WAIT_2 else TWO_MSL, now)
@@ -154,4 +160,5 @@ _HANDLERS = {
     LEFT_OVER: _left_over,
     REORDERING: _reordering,
     TAIL_LOSS: tail_loss.probe,
+    ECN_WAIT: _ecn_wait,
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
-from plywire.wire.tcp import ACK, FIN, PSH, SYN
+from plywire.wire.tcp import ACK, CWR, FIN, PSH, SYN
+from services.tcp import ecn
 from services.tcp.options import syn_options
 from services.tcp.states import SYN_SENT
 from services.tcp.tcb import PERSIST, RTO, Tcb
@@ -19,8 +20,9 @@ _MASK = 0xFFFF_FFFF
 
 def send_syn(stack: Stack, tcb: Tcb, now: int) -> None:
     """SYN, or SYN,ACK once the peer's SYN is known; starts the retransmission timer if need be."""
-    flags = SYN if tcb.state == SYN_SENT else SYN | ACK
-    stack.send(tcb, flags, tcb.iss, b"", syn_options(stack.cfg, tcb, flags != SYN, now))
+    answer = tcb.state != SYN_SENT
+    flags = (SYN | ACK if answer else SYN) | ecn.syn_flags(stack.cfg, tcb, answer)
+    stack.send(tcb, flags, tcb.iss, b"", syn_options(stack.cfg, tcb, answer, now))
     tcb.last_send = now
     if not stack.armed(tcb, RTO):
         stack.arm(tcb, RTO, now + tcb.rtt.rto)
@@ -39,7 +41,13 @@ def send_next(stack: Stack, tcb: Tcb, offset: int, length: int, fin: bool, now: 
     if fin:
         flags |= FIN
         tcb.fin_sent = True
-    stack.send(tcb, flags, cursor, data)
+    tos = 0
+    if tcb.ecn_ect and length and cursor == tcb.snd_nxt:  # RFC 3168 6.1.2, 6.1.5: new data only
+        tos = ecn.ECT_0
+        if tcb.cwr_due:
+            tcb.cwr_due = False
+            flags |= CWR
+    stack.send(tcb, flags, cursor, data, tos=tos)
     following = (cursor + length + fin) & _MASK
     tcb.snd_cursor = following
     if cursor == tcb.snd_nxt:
@@ -48,7 +56,7 @@ def send_next(stack: Stack, tcb: Tcb, offset: int, length: int, fin: bool, now: 
         tcb.snd_nxt = following
         if tcb.sack_ok:
             tcb.board.sent(offset, offset + length + fin, now)
-            if tcb.in_recovery:
+            if tcb.in_recovery or tcb.in_cwr:
                 tcb.prr_out += length
         if length < tcb.snd_mss:
             tcb.snd_small = following

@@ -70,15 +70,16 @@ def test_settings_are_changed_one_by_one_and_shown_as_given(plywire, client):
     plywire.do("impair", "set", "h1>h2", "--delay", "1.5ms", "--jitter", "200us", "--seed", "3")
     said = plywire.do("impair", "set", "h1>h2", "--loss", "0.5%", "--dup", "1%", "--reorder", "2%",
                       "--reorder-by", "3ms", "--corrupt", "4%", "--rate", "10mbit",
-                      "--queue", "50")  # fmt: skip
+                      "--queue", "50", "--ecn-mark", "3%", "--ecn-queue", "20")  # fmt: skip
     words = (
-        "delay 1.5ms jitter 200us loss 0.5% dup 1% reorder 2% corrupt 4% reorder-by 3ms"
-        " rate 10mbit queue 50"
+        "delay 1.5ms jitter 200us loss 0.5% ecn-mark 3% dup 1% reorder 2% corrupt 4% reorder-by 3ms"
+        " rate 10mbit queue 50 ecn-queue 20"
     )
     assert said == f"h1>h2 {words}, seed 3\n"
     head, row = plywire.do("impair", "show").splitlines()
-    assert head.split() == ["LINK", "SENT", "LOST", "DUPLICATED", "REORDERED", "CORRUPTED",
-                            "QUEUE-FULL", "DROP-NEXT", "HELD", "SEED", "SETTINGS"]  # fmt: skip
+    assert head.split() == ["LINK", "SENT", "LOST", "ECN-MARKED", "DUPLICATED",
+                            "REORDERED", "CORRUPTED", "QUEUE-FULL", "DROP-NEXT", "HELD", "SEED",
+                            "SETTINGS"]  # fmt: skip
     assert row.startswith("h1>h2 ")
     assert row.endswith(f"  3     {words}")
     said = plywire.do("impair", "set", "h1>h2", "--rate", "0", "--loss", "0%", "--delay", "0")

@@ -6,7 +6,9 @@ PLYWIRE_SOAK=1 (`make soak`) exchanges each layer 20 times, otherwise 3 times.
 from __future__ import annotations
 
 import os
+import select
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +22,10 @@ from plywire.client import Stack
 from plywire.lab.rundir import LabError
 from plywire.lab.supervisor import Lab
 from plywire.lab.swap import swap
+from plywire.roles import LAYERS
 from plywire.rpc import socket_pb2 as pb
+from plywire.runtime.config import control_endpoint
+from plywire.runtime.observer import ask
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = 20 if os.environ.get("PLYWIRE_SOAK") else 3
@@ -68,7 +73,7 @@ def all_alive(pairs) -> None:
 
 
 @pytest.mark.parametrize("host", ["h1", "h2"])
-@pytest.mark.parametrize("role", ["tcp", "ip", "link"])
+@pytest.mark.parametrize("role", LAYERS)
 def test_a_layer_is_exchanged_again_and_again_under_load(lab, idle, host, role, capsys):
     size = 3_000_000 * TIMES
     pauses = []
@@ -92,6 +97,33 @@ def test_a_layer_is_exchanged_again_and_again_under_load(lab, idle, host, role, 
     with capsys.disabled():
         print(f"\n{host}.{role}: {TIMES} exchanges, pause {median(pauses) * 1000:.0f} ms (median),"
               f" {max(pauses) * 1000:.0f} ms at most", end="")  # fmt: skip
+
+
+def test_calls_that_wait_go_on_with_the_app_that_comes(lab):
+    """accept, recv and select wait for what happens only after the exchange."""
+    with Stack(lab.target("h1")) as h1, Stack(lab.target("h2")) as h2:
+        server = h2.create_server(("", 97))
+        client = h1.create_connection(("10.0.0.2", 97), timeout=30)
+        served, _ = server.accept()
+        served.settimeout(30)
+        watched = h2.create_server(("", 96))
+        with ThreadPoolExecutor() as pool:
+            accepted = pool.submit(server.accept)
+            received = pool.submit(served.recv, 100)
+            ready = pool.submit(select.select, [watched], [], [], 30)
+            wait_until(lambda: waiting(lab, "h2") >= 3, "three calls that wait")
+            swap(lab, "h2", "app", probation=0.1)
+            client.sendall(b"after")
+            assert received.result(30) == b"after"
+            h1.create_connection(("10.0.0.2", 97), timeout=30)
+            assert accepted.result(30)[0].getsockname()[1] == 97
+            assert not ready.done()
+            h1.create_connection(("10.0.0.2", 96), timeout=30)
+            assert ready.result(30)[0] == [watched]
+
+
+def waiting(lab: Lab, host: str) -> int:
+    return ask(control_endpoint(lab.directory, host, "app"), "describe", "waiting")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from plywire.errors import ConfigError
 from plywire.impair import Impairer, Impairments
+from plywire.wire import ethernet, ipv4
 
 FRAME = bytes(range(100))
 
@@ -144,12 +145,62 @@ def test_an_unknown_impairment_is_refused():
         Impairments().changed(drop=0.5)
 
 
+def packet(tos: int, raw: bool = False) -> bytes:
+    bare = ipv4.encode(ipv4.Ipv4Header(b"\x0a\0\0\1", b"\x0a\0\0\2", 6, tos), b"payload")
+    header = ethernet.EthernetHeader(b"\x02" * 6, b"\x04" * 6, ethernet.TYPE_IPV4)
+    return bare if raw else ethernet.encode(header, bare)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("tos", [1, 2, 0xB9, 0xBA])
+def test_packet_that_is_ect_is_marked_and_nothing_else_of_it_changes(raw, tos):
+    item = impairer(ecn_mark=1)
+    [(_, data)] = item.apply(packet(tos, raw), 0)
+    assert data == packet(tos | 3, raw)  # the checksum too
+    assert item.counts["ecn_marked"] == 1
+
+
+def test_what_is_not_ect_is_untouched():
+    broken = bytearray(packet(2))
+    broken[24] ^= 1  # the header checksum
+    arp = b"\xff" * 6 + b"\x04" * 6 + b"\x08\x06" + packet(2, raw=True)
+    ipv6 = b"\x02" * 12 + b"\x86\xdd\x60" + bytes(60)
+    item = impairer(ecn_mark=1)
+    for frame in (packet(0), packet(3), packet(0, raw=True), bytes(broken), arp, ipv6,
+                  b"", b"\x45", packet(2)[:30], FRAME):  # fmt: skip
+        assert item.apply(frame, 0) == [(0, frame)]
+    assert item.counts["ecn_marked"] == 0
+
+
+def test_marks_are_about_their_share():
+    item = impairer(ecn_mark=0.2)
+    marked = sum(item.apply(packet(2), 0)[0][1] == packet(3) for _ in range(5000))
+    assert 0.17 < marked / 5000 < 0.23
+    assert item.counts["ecn_marked"] == marked
+
+
+def test_a_queue_above_its_threshold_marks():
+    item = impairer(rate=8_000_000, queue=10, ecn_queue=3)  # a byte a microsecond
+    fates = [item.apply(packet(2), 0) for _ in range(12)]
+    assert [fate[0][1] == packet(3) if fate else None for fate in fates] == (
+        [False] * 4 + [True] * 7 + [None]  # one is being sent, three wait; ten wait: full
+    )
+    assert item.apply(packet(2), 10_000_000)[0][1] == packet(2), "the queue is empty again"
+
+
+def test_a_threshold_without_a_rate_marks_nothing():
+    item = impairer(ecn_queue=1)
+    assert all(item.apply(packet(2), 0)[0][1] == packet(2) for _ in range(10))
+
+
 @given(
     st.builds(
         Impairments,
         delay=st.integers(0, 10**9),
         jitter=st.integers(0, 10**9),
         loss=st.floats(0, 1),
+        ecn_mark=st.floats(0, 1),
+        ecn_queue=st.integers(0, 5),
         duplicate=st.floats(0, 1),
         reorder=st.floats(0, 1),
         reorder_by=st.integers(0, 10**9),

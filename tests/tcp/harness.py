@@ -196,12 +196,15 @@ class Raw:
         dst: bytes = LOCAL,
         trace: int = 5,
         message_flags: int = 0,
+        tos: int = 0,
     ) -> None:
         """A segment arrives."""
         header = TcpHeader(src_port, dst_port, seq, ack, flags, window, urgent,
                            wire.build_options(options) if options else b"")  # fmt: skip
         payload = wire.encode(header, data, src, dst)
-        self.layer.receive(Segment(trace, 6, src, dst, 0, 64, message_flags, payload), IP, self.now)
+        self.layer.receive(
+            Segment(trace, 6, src, dst, tos, 64, message_flags, payload), IP, self.now
+        )
         self.collect()
 
     def error(self, message: PacketError) -> None:
@@ -240,6 +243,8 @@ class Peer:
         timestamps: int | None = None,
         sack: bool = False,
         rtt: int = 0,
+        ecn_flags: int = 0,
+        syn_tos: int = 0,
         **tcp: object,
     ) -> None:
         self.raw = raw or Raw(**tcp)
@@ -254,7 +259,7 @@ class Peer:
             if not self.raw.layer.stack.listeners:
                 self.raw.listen(2, port, **(options or {}))
             self.local_port, self.remote_port = port, 40_000
-            self.send(SYN, options=self.syn_options)
+            self.send(SYN | ecn_flags, options=self.syn_options, tos=syn_tos)
             self.snd = add(iss, 1)
             self.synack = self.raw.only()
             self._echo(self.synack)
@@ -295,6 +300,7 @@ class Peer:
         window: int | None = None,
         options: Options | None = None,
         urgent: int = 0,
+        tos: int = 0,
     ) -> None:
         """A segment of this connection; seq and ack default to what is next."""
         if ack is None:
@@ -304,25 +310,25 @@ class Peer:
         self.raw.segment(flags, self.snd if seq is None else seq, ack, data,
                          src_port=self.remote_port, dst_port=self.local_port,
                          window=self.window if window is None else window, options=options,
-                         urgent=urgent)  # fmt: skip
+                         urgent=urgent, tos=tos)  # fmt: skip
 
-    def data(self, data: bytes, flags: int = ACK) -> None:
+    def data(self, data: bytes, flags: int = ACK, **extra: object) -> None:
         """In-order data, and move on."""
-        self.send(flags, data)
+        self.send(flags, data, **extra)
         self.snd = add(self.snd, len(data) + (1 if flags & FIN else 0))
 
-    def ack(self, count: int, **extra: object) -> None:
+    def ack(self, count: int, flags: int = ACK, **extra: object) -> None:
         """Acknowledge `count` more sequence numbers."""
         self.rcv = add(self.rcv, count)
-        self.send(ACK, **extra)
+        self.send(flags, **extra)
 
     def write(self, data: bytes, offset: int = 0) -> None:
         self.raw.write(data, offset, self.handle)
 
-    def sack(self, *blocks: tuple[int, int], **extra: object) -> None:
+    def sack(self, *blocks: tuple[int, int], flags: int = ACK, **extra: object) -> None:
         """Acknowledge nothing more, but report blocks, given as counts from `rcv` on."""
         edges = tuple((add(self.rcv, left), add(self.rcv, right)) for left, right in blocks)
-        self.send(ACK, options=Options(sack=edges), **extra)
+        self.send(flags, options=Options(sack=edges), **extra)
 
     def _echo(self, got: Got) -> None:
         if got.options.timestamps is not None:
@@ -479,6 +485,8 @@ class Pair:
         self.queue: list = []
         self.order = itertools.count()
         self.lost = 0
+        self.marks = 0.0  # the chance that an ECT packet gets CE
+        self.marked = 0
         self.a = Side(self, "a", "10.0.0.1/24", iss[0], tcp)
         self.b = Side(self, "b", "10.0.0.2/24", iss[1], tcp)
         self.ends = (self.a, self.b)
@@ -506,6 +514,9 @@ class Pair:
             if self.rng.random() < self.loss:
                 self.lost += 1
                 continue
+            if self.marks and segment.tos & 3 in (1, 2) and self.rng.random() < self.marks:
+                self.marked += 1
+                segment = segment._replace(tos=segment.tos | 3)
             payload = segment.payload
             if self.rng.random() < self.corrupt:
                 at = self.rng.randrange(len(payload))

@@ -33,6 +33,8 @@ _JOINED = {APP: (TCP,), TCP: (APP, IP), IP: (TCP,)}
 class HostShell:
     """What the servicer needs of a shell, over three cores that hand one another messages."""
 
+    frozen = False
+
     def __init__(self, config: HostConfig) -> None:
         self.cores: dict[str, Any] = {
             role: load(implementation(config, role))(config, random.Random(5), Tracer())

@@ -7,6 +7,7 @@ from app_harness import H1, H2, LIMIT, PEER, T0, Program, error
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plywire.config import MS
 from plywire.errors import DecodeError
 from plywire.messages import (
     Bind,
@@ -24,6 +25,7 @@ from plywire.messages import (
 )
 from plywire.trace import NOTE, STATE, Tracer
 from services.app import create
+from services.app.operations import RESUME_WITHIN
 
 IN, OUT, ERR, HUP, NVAL, RDHUP = 1, 4, 8, 16, 32, 0x2000
 ALL = IN | OUT | RDHUP
@@ -508,3 +510,49 @@ def test_messages_are_the_same_whether_traced_or_not():
         return heard + app.heard()
 
     assert run(True) == run(False)
+
+
+# --- the sessions of a predecessor --------------------------------------------------------------
+
+
+def test_a_program_comes_back_to_its_session():
+    app = Program()
+    session = app.open_session()
+    fd = app.create_socket(session=session).result()
+    swap(app)
+    assert app.open_session(resume=session) == session
+    app.wait(2 * RESUME_WITHIN // MS)
+    assert app.layer.describe("sessions", app.now) == {session: [fd]}
+
+
+def test_a_session_that_nobody_comes_back_to_is_closed_in_time():
+    app = Program()
+    session = app.open_session()
+    fd = app.create_socket(session=session).result()
+    swap(app)
+    app.wait(RESUME_WITHIN // MS - 1)
+    assert app.layer.describe("sessions", app.now) == {session: [fd]}
+    app.wait(1)
+    assert app.layer.describe("sessions", app.now) == {}
+    assert app.list_sockets().result() == []
+    assert app.open_session(resume=session) != session
+
+
+def test_a_session_is_resumed_once_and_only_after_an_exchange():
+    app = Program()
+    session = app.open_session()
+    assert app.open_session(resume=session) != session  # its owner is there
+    swap(app)
+    assert app.open_session(resume=session) == session
+    assert app.open_session(resume=session) != session
+    assert app.open_session(resume="0" * 32) != "0" * 32
+
+
+def test_a_second_exchange_before_a_program_has_come_back_gives_it_its_time_again():
+    app = Program()
+    session = app.open_session()
+    swap(app)
+    app.wait(RESUME_WITHIN // MS - 1)
+    swap(app)
+    app.wait(RESUME_WITHIN // MS - 1)
+    assert app.open_session(resume=session) == session

@@ -179,6 +179,8 @@ REFUSED = [
     ("hosts.h1.tcp.initial_window", -1, ".initial_window", "is not from"),
     ("hosts.h1.tcp.initial_window", 1.5, ".initial_window", "is not an integer"),
     ("hosts.h1.tcp.window_scaling", "no", ".window_scaling", "is not true or false"),
+    ("hosts.h1.tcp.ecn", "yes", "hosts.h1.tcp.ecn", "unknown; there are off, passive, on"),
+    ("hosts.h1.tcp.ecn", True, "hosts.h1.tcp.ecn", "is not a string"),
     ("hosts.h1.tcp.congestion", 1, ".congestion", "is not a string"),
     ("hosts.h1.tcp.rto_min", 0, ".rto_min", "number of seconds above 0"),
     ("hosts.h1.tcp.rto_min", -1.0, ".rto_min", "number of seconds above 0"),

@@ -60,6 +60,21 @@ def test_segment_bears_the_ttl_it_asks_for():
     assert ipv4.decode(message.packet)[0].ttl == 3
 
 
+def test_segment_bears_its_dscp_and_ecn_to_the_wire_and_back_up():
+    (message,) = Ip().segment(H2, b"data", tos=0xBA)
+    assert ipv4.decode(message.packet)[0].tos == 0xBA
+    (up,) = Ip().packet(tcp_packet(tos=0xBB))
+    assert up.tos == 0xBB
+
+
+def test_codepoints_that_come_in_are_counted():
+    ip = Ip()
+    for tos in (0, 1, 2, 2, 3, 0xB8 | 3):
+        ip.packet(tcp_packet(tos=tos))
+    names = ("ip_in_no_ect_pkts", "ip_in_ect1_pkts", "ip_in_ect0_pkts", "ip_in_ce_pkts")
+    assert [ip.counters[name] for name in names] == [1, 1, 2, 2]
+
+
 def test_segment_without_source_gets_the_interfaces_address():
     (message,) = Ip().segment(H2, b"data")
     assert ipv4.decode(message.packet)[0].src == H1

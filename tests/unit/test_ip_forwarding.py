@@ -75,10 +75,10 @@ def test_packet_too_big_with_dont_fragment_is_answered_with_the_mtu():
 def test_packet_too_big_goes_on_in_fragments():
     ip = Ip(router_config(mtu_b=600))
     payload = bytes(range(250)) * 4
-    messages = ip.packet(tcp_packet(dst=FAR, payload=payload, ident=7, ttl=9))
+    messages = ip.packet(tcp_packet(dst=FAR, payload=payload, ident=7, ttl=9, tos=0x22))
     headers = [ipv4.decode(message.packet)[0] for message in messages]
     assert [header.offset for header in headers] == [0, 576]
-    assert {(header.ident, header.ttl) for header in headers} == {(7, 8)}
+    assert {(header.ident, header.ttl, header.tos) for header in headers} == {(7, 8, 0x22)}
     assert b"".join(ipv4.decode(message.packet)[1] for message in messages) == payload
     assert ip.counters["ip_forw_datagrams"] == 1
 

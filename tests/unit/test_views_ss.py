@@ -99,6 +99,8 @@ def test_json_has_the_layers_own_units():
 
 def test_a_tcp_that_says_little():
     assert info_text({"state": "ESTABLISHED", "cwnd": 10}) == "cwnd:10"
+    marked = {"sack": 1, "ecn": 1, "ecn_seen": 1, "tcp_info": {"delivered": 9, "delivered_ce": 2}}
+    assert info_text(marked) == "sack ecn ecnseen delivered:9 delivered_ce:2"
     assert info_text({"srtt_us": 6703, "rttvar_us": 5271, "snd_mss": 1460}) == (
         "rtt:6.703/5.271 mss:1460"
     )

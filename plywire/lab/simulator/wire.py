@@ -6,7 +6,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plywire.errors import ConfigError
-from plywire.impair import Impairer, Impairments
+from plywire.impair import Impairer, Impairments, with_ce
 from plywire.messages import MAX_FRAME, Frame
 from plywire.roles import LINK, WIRE
 
@@ -149,6 +149,10 @@ def _comment(host: str, trace: int, frame: bytes, arrivals: list[tuple[int, byte
         words.append("lost")
     elif len(arrivals) > 1:
         words.append("duplicated")
-    if any(data != frame for _, data in arrivals):
+    changed = [data for _, data in arrivals if data != frame]
+    marked = with_ce(frame) if changed else None
+    if marked in changed:
+        words.append("marked CE")
+    if any(data != marked for data in changed):
         words.append("corrupted")
     return ", ".join(words)
