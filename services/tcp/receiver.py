@@ -130,6 +130,8 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
     if tcb.rcv_fin > tcb.rcv_offset + tcb.rcv_wnd:
         tcb.rcv_fin = -1  # beyond the window: it will come again
     if not data:
+        # RFC 5681 4.2: FIN is a part of the stream, and beyond a hole it is answered as such.
+        tcb.ack_now = tcb.ack_now or (fin and offset > tcb.rcv_offset)
         return
     size = len(data)
     if size > tcb.rcv_mss:

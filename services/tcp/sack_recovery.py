@@ -230,7 +230,7 @@ def retransmit_lost(stack: Stack, tcb: Tcb, now: int) -> None:
     board = tcb.board
     cc = tcb.cc
     edge = board.una + tcb.snd_wnd
-    for seg in list(board.segs):
+    for seg in board.segs:  # sending may split one: what is behind the cut is the next
         if not board.to_send:
             return
         if seg.lost and not seg.again:
