@@ -175,8 +175,10 @@ class _Exchange:
         try:
             if not self._fresh:
                 size = self._ask(new.process.pid, "take", fenced)
+            self._lab.expect_end(self._host, self._role, True)
             self._ask(self._old_pid, "leave")
         except LabError as error:
+            self._lab.expect_end(self._host, self._role, False)
             self._ask(self._old_pid, "lift")
             raise self._kept(str(error)) from None
         old_config = self._lab.config
