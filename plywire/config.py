@@ -25,7 +25,7 @@ class TcpConfig:
     initial_window: int = 10  # segments (RFC 6928)
     rto_initial: int = 1 * SECOND  # RFC 6298 2.1
     rto_min: int = 200 * MS
-    rto_max: int = 120 * SECOND
+    rto_max: int = 64 * SECOND  # as BSD: RFC 6298 2.5 allows 60 s and more; Linux has 120 s
     delayed_ack: int = 40 * MS
     quick_acks: int = 16  # segments acknowledged at once at the start of a connection
     syn_retries: int = 6
@@ -45,11 +45,13 @@ class TcpConfig:
     sack: bool = True
     rack: bool = True  # losses are found by time (RFC 8985); else by RFC 6675's count
     frto: bool = True
+    thin_linear_timeouts: bool = False  # no back-off where little is in flight (TCP_THIN_...)
     whole_segments: bool = True  # the first window is a multiple of the MSS
     option_order: str = "linux"  # of a SYN: MSS, SACK, timestamps, scale; bsd has scale second
     syn_cookies: bool = True  # when the queue of handshakes is full (RFC 4987)
     backlog_max: int = 4096
-    max_connections: int = 65_536
+    max_connections: int = 65_536  # TIME-WAIT counts; its oldest one makes room for a new one
+    max_orphans: int = 1024  # closed by their program, and not ended: the oldest one is reset
     congestion: str = "cubic"
     ecn: str = "passive"  # RFC 3168: off, passive (when the peer asks), on (ask as well)
     port_low: int = 32_768  # ephemeral ports, both included

@@ -1,13 +1,17 @@
 """A table of timers with one deadline.
 
 Re-arming is the common case (the retransmission timer moves with every ACK), so the heap is lazy:
-a key has at most one entry in it, and an entry that comes up too early is put back.
+a key has at most one entry in it, and an entry that comes up too early is put back. Entries of
+keys that are not armed any more are swept out before they are most of the heap: a peer that opens
+connections and resets them would else leave a keep-alive's entry each, for two hours.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable, Iterator
+
+_SWEEP = 64  # entries of which it does not matter how many are dead
 
 
 class Timers:
@@ -37,10 +41,12 @@ class Timers:
         queued = self._queued.get(key)
         if queued is None or queued > when:
             self._push(key, when)
+            self._sweep()
 
     def cancel(self, key: Hashable) -> None:
         """Disarm `key`; nothing happens when it is not armed."""
-        self._due.pop(key, None)
+        if self._due.pop(key, None) is not None:
+            self._sweep()
 
     def deadline(self) -> int | None:
         """The earliest time at which a timer is due, or None."""
@@ -69,6 +75,16 @@ class Timers:
         self._tick += 1
         self._queued[key] = when
         heapq.heappush(self._heap, (when, self._tick, key))
+
+    def _sweep(self) -> None:
+        """Drop the entries of what is not armed, and those that were overtaken, once they are more
+        than the others."""
+        if len(self._heap) <= _SWEEP + 2 * len(self._due):
+            return
+        due, queued = self._due, self._queued
+        self._heap = [item for item in self._heap if item[2] in due and queued[item[2]] == item[0]]
+        heapq.heapify(self._heap)
+        self._queued = {key: when for when, _, key in self._heap}
 
     def _settle(self) -> None:
         """Bring the true earliest timer to the top of the heap."""

@@ -21,6 +21,9 @@ _NAMES: dict[tuple[int, int], str] = {
     )
     if (number := getattr(socket, name, None)) is not None
 }  # fmt: skip
+TCP_THIN_LINEAR_TIMEOUTS = 16
+"""Linux's number of it, which Python's socket module does not have."""
+_NAMES[socket.IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS] = "TCP_THIN_LINEAR_TIMEOUTS"
 
 
 def name_of(level: int, option: int) -> str:

@@ -45,6 +45,7 @@ SETTABLE: dict[str, Spec] = {
     "TCP_SYNCNT": Spec("range", 1, 127),
     "TCP_USER_TIMEOUT": Spec("range", 0, _MAX_INT),
     "TCP_LINGER2": Spec("range", -_MAX_INT, _MAX_INT),
+    "TCP_THIN_LINEAR_TIMEOUTS": Spec("flag"),
 }
 
 FIXED: dict[str, int] = {"SO_TYPE": 1, "SO_DOMAIN": 2, "SO_PROTOCOL": 6}
@@ -73,6 +74,7 @@ def defaults(host: HostConfig) -> dict[str, int]:
         "TCP_SYNCNT": tcp.syn_retries,
         "TCP_USER_TIMEOUT": 0,
         "TCP_LINGER2": tcp.fin_wait_2 // SECOND,
+        "TCP_THIN_LINEAR_TIMEOUTS": int(tcp.thin_linear_timeouts),
     }
 
 

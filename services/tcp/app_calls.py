@@ -142,7 +142,7 @@ class AppCalls:
         path = None if stack.paths.is_group(remote) else stack.paths.lookup(remote, now)
         if path is None:
             raise SocketError("ENETUNREACH", "no route", TCP)
-        if len(stack.connections) >= stack.cfg.max_connections:
+        if not stack.has_room(now):
             raise SocketError("ENOBUFS", "too many connections", TCP)
         reservation = stack.reservations.get(handle)
         local = path.source

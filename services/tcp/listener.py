@@ -130,7 +130,7 @@ def _syn(
         stack.counters["tcp_req_q_full_drop"] += 1
         stack.drop("syn_queue_full", now)
         return
-    if len(stack.connections) >= stack.cfg.max_connections:
+    if not stack.has_room(now):
         stack.drop("too_many_connections", now)
         return
     theirs = parse_options(header.options)  # may raise: before there is anything to undo
@@ -165,7 +165,7 @@ def _cookie_comes_back(
     theirs = cookies.check(stack, key, header, stamps, now)
     if theirs is None:
         return False
-    if listener.full or len(stack.connections) >= stack.cfg.max_connections:
+    if listener.full or not stack.has_room(now):
         stack.counters["listen_overflows"] += 1
         stack.drop("accept_queue_full", now)  # the peer has data or asks again
         return True

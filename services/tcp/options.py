@@ -109,6 +109,7 @@ def set_option(tcb: Tcb, name: str, value: int | str) -> None:
 _FLAGS = {
     "TCP_NODELAY": "nodelay",
     "TCP_CORK": "cork",
+    "TCP_THIN_LINEAR_TIMEOUTS": "thin_linear",
     "SO_KEEPALIVE": "keepalive",
     "SO_REUSEADDR": "reuse",
 }

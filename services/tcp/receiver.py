@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from plywire import seq
-from services.tcp.sack import arrived_again, arrived_early, is_known
+from services.tcp.islands import covers, store
+from services.tcp.sack import arrived_again, arrived_early
 from services.tcp.tcb import DELAYED_ACK, Tcb
 
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
-
-MAX_ISLANDS = 256
-"""Runs of bytes kept apart by holes. More only come from a peer that wants to cost memory."""
 
 
 def first_window(tcb: Tcb, mss: int, largest: int) -> int:
@@ -63,40 +60,13 @@ def window_opened(tcb: Tcb) -> bool:
     )
 
 
-def store(tcb: Tcb, offset: int, data: bytes) -> bool:
-    """Keep bytes for later: out of order, or before ESTABLISHED. False when islands run out.
-
-    Islands are sorted and never touch; where bytes overlap, those that came first stay.
-    """
-    islands = tcb.islands
-    end = offset + len(data)
-    index = bisect_left(islands, (offset, b""))
-    if index and islands[index - 1][0] + len(islands[index - 1][1]) >= offset:
-        index -= 1  # joins the island on its left
-        start, kept = islands[index]
-        if start + len(kept) >= end:
-            return True
-        kept += data[start + len(kept) - offset :]
-    else:
-        if len(islands) >= MAX_ISLANDS:
-            return False
-        start, kept = offset, bytearray(data)
-        islands.insert(index, (start, kept))
-    following = index + 1
-    while following < len(islands) and islands[following][0] <= start + len(kept):
-        other_start, other = islands[following]
-        kept += other[start + len(kept) - other_start :]
-        del islands[following]
-    return True
-
-
 def drain(stack: Stack, tcb: Tcb) -> None:
     """Move stored bytes whose turn has come to the stream."""
     islands = tcb.islands
-    while islands and islands[0][0] <= tcb.rcv_offset:
-        start, kept = islands.pop(0)
-        if start + len(kept) > tcb.rcv_offset:
-            advance(stack, tcb, bytes(kept[tcb.rcv_offset - start :]))
+    while islands and islands[0].start <= tcb.rcv_offset:
+        island = islands.pop(0)
+        if island.end > tcb.rcv_offset:
+            advance(stack, tcb, island.read(tcb.rcv_offset))
 
 
 def advance(stack: Stack, tcb: Tcb, data: bytes) -> None:
@@ -123,6 +93,7 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
         data = data[tcb.rcv_offset - offset :]
         offset = tcb.rcv_offset
         tcb.ack_now = True
+        acknowledge_quickly(stack, tcb)
     room = tcb.rcv_offset + tcb.rcv_wnd - offset
     if len(data) > room:
         data = data[: max(room, 0)]
@@ -133,15 +104,19 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
         # RFC 5681 4.2: FIN is a part of the stream, and beyond a hole it is answered as such.
         tcb.ack_now = tcb.ack_now or (fin and offset > tcb.rcv_offset)
         return
+    if now - tcb.last_data > tcb.rtt.rto:
+        acknowledge_quickly(stack, tcb)  # as Linux: the sender begins anew, or had a timeout
+    tcb.last_data = now
     size = len(data)
     if size > tcb.rcv_mss:
         tcb.rcv_mss = size
     if offset != tcb.rcv_offset:
         tcb.ack_now = True  # RFC 5681 4.2: a duplicate ACK at once
+        acknowledge_quickly(stack, tcb)
         stack.counters["tcp_ofo_queue"] += 1
-        if is_known(tcb, offset, offset + size):
+        if covers(tcb.islands, offset, offset + size):
             arrived_again(tcb, offset, offset + size)
-        elif store(tcb, offset, data):
+        elif store(tcb.islands, offset, data):
             arrived_early(tcb, offset)
         else:
             stack.drop("too_many_islands", now)
@@ -153,6 +128,13 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
     else:
         advance(stack, tcb, data)
         _acknowledge_later(stack, tcb, now)
+
+
+def acknowledge_quickly(stack: Stack, tcb: Tcb) -> None:
+    """Something was lost: the sender's window is small now and grows by acknowledgements, and those
+    may be lost as well. The next segments are acknowledged one by one (RFC 5681 4.2 allows it)."""
+    if tcb.quick_acks < stack.cfg.quick_acks:
+        tcb.quick_acks = stack.cfg.quick_acks
 
 
 def _acknowledge_later(stack: Stack, tcb: Tcb, now: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING
+
+from services.tcp.islands import around, covers
 
 if TYPE_CHECKING:
     from services.tcp.tcb import Tcb
@@ -27,12 +28,6 @@ def arrived_again(tcb: Tcb, start: int, end: int) -> None:
         tcb.dsack = (start, end)
 
 
-def is_known(tcb: Tcb, start: int, end: int) -> bool:
-    """Is all of it kept out of order already?"""
-    index = bisect_left(tcb.islands, (start + 1, b"")) - 1
-    return index >= 0 and tcb.islands[index][0] + len(tcb.islands[index][1]) >= end
-
-
 def take_blocks(tcb: Tcb, most: int) -> list[tuple[int, int]]:
     """At most so many blocks for the segment that is about to be sent, as sequence numbers.
 
@@ -43,22 +38,19 @@ def take_blocks(tcb: Tcb, most: int) -> list[tuple[int, int]]:
     if tcb.dsack is not None:
         chosen.append(tcb.dsack)
         tcb.dsack = None
-        index = bisect_left(islands, (chosen[0][0] + 1, b"")) - 1
-        if index >= 0 and islands[index][0] + len(islands[index][1]) >= chosen[0][1]:
+        if covers(islands, *chosen[0]):
             arrived_early(tcb, chosen[0][0])  # the block around it follows (RFC 2883 4.2)
     used: list[int] = []
     for offset in tcb.sack_recent:
-        index = bisect_left(islands, (offset + 1, b"")) - 1
+        index = around(islands, offset)
         if index >= 0 and index not in used:
-            start, data = islands[index]
-            if offset < start + len(data):
-                used.append(index)
-    tcb.sack_recent = [islands[index][0] for index in used]
+            used.append(index)
+    tcb.sack_recent = [islands[index].start for index in used]
     for index in range(len(islands)):
         if len(chosen) + len(used) >= most:
             break
         if index not in used:
             used.append(index)
-    chosen += [(islands[index][0], islands[index][0] + len(islands[index][1])) for index in used]
+    chosen += [(islands[index].start, islands[index].end) for index in used]
     base = tcb.rcv_nxt - tcb.rcv_offset
     return [((left + base) & _MASK, (right + base) & _MASK) for left, right in chosen[:most]]

@@ -7,25 +7,33 @@ of which a block covers only a part counts as not received: nothing is ever spli
 from __future__ import annotations
 
 from bisect import bisect_left
-from operator import attrgetter
+from operator import attrgetter, itemgetter
+
+MAX_SEGMENTS = 4096
+"""In flight on one connection. A peer with a tiny MSS would else make this long: 1 MiB in segments
+of 36 bytes (CVE-2019-11477 and its kin)."""
 
 _START = attrgetter("start")
-_STATE = ("start", "end", "sent_at", "sacked", "lost", "again", "ever", "delivered",
+_RUN_END = itemgetter(1)
+_STATE = ("start", "end", "sent_at", "order", "sacked", "lost", "again", "ever", "delivered",
           "delivered_at")  # fmt: skip
+_LISTS = ("runs", "segs")
 
 
 class Sent:
     """A segment in flight. lost: given up, and to be sent again; again: a retransmission of it is
-    in flight; ever: it was retransmitted at some time."""
+    in flight; ever: it was retransmitted at some time. order: the number of its transmission, since
+    many are sent at one reading of the clock."""
 
     __slots__ = _STATE
 
     def __init__(
-        self, start: int, end: int, sent_at: int, delivered: int, delivered_at: int
+        self, start: int, end: int, sent_at: int, order: int, delivered: int, delivered_at: int
     ) -> None:
         self.start = start
         self.end = end
         self.sent_at = sent_at
+        self.order = order
         self.sacked = self.lost = self.again = self.ever = False
         self.delivered = delivered
         self.delivered_at = delivered_at
@@ -53,11 +61,14 @@ class Scoreboard:
     """The segments between `una` and `nxt`, in order; sums are bytes.
 
     `pipe` is RFC 6675's estimate of what is in the network. mark: where `nxt` was when the last
-    timeout happened.
+    timeout happened. sendings: how many transmissions there were. first_lost: nothing before it is
+    to be sent again. runs: (start, end) of what lies side by side and was reported, so that a block
+    that comes again is not walked again.
     """
 
-    __slots__ = ("again", "delivered", "delivered_at", "high_sacked", "lost", "mark", "nxt",
-                 "sacked", "sacked_count", "segs", "to_send", "una")  # fmt: skip
+    __slots__ = ("again", "delivered", "delivered_at", "first_lost", "high_sacked", "lost", "mark",
+                 "nxt", "runs", "sacked", "sacked_count", "segs", "sendings", "to_send",
+                 "una")  # fmt: skip
 
     def __init__(self) -> None:
         self.segs: list[Sent] = []
@@ -65,8 +76,11 @@ class Scoreboard:
         self.sacked = self.lost = self.again = 0
         self.sacked_count = 0
         self.to_send = 0  # lost and not in flight again
+        self.first_lost = 0
+        self.runs: list[tuple[int, int]] = []
         self.high_sacked = 0
         self.mark = 0
+        self.sendings = 0
         self.delivered = 0
         self.delivered_at = 0
 
@@ -75,11 +89,16 @@ class Scoreboard:
         """Bytes thought to be in the network."""
         return self.nxt - self.una - self.sacked - self.lost + self.again
 
+    def index(self, offset: int) -> int:
+        """Of the first segment that begins there or later."""
+        return bisect_left(self.segs, offset, key=_START)
+
     def sent(self, start: int, end: int, now: int) -> None:
         """New data has gone out."""
         if not self.segs:
             self.delivered_at = now
-        self.segs.append(Sent(start, end, now, self.delivered, self.delivered_at))
+        self.sendings += 1
+        self.segs.append(Sent(start, end, now, self.sendings, self.delivered, self.delivered_at))
         self.nxt = end
 
     def sent_again(self, seg: Sent, now: int) -> None:
@@ -90,12 +109,15 @@ class Scoreboard:
             if seg.lost:
                 self.to_send -= size
         seg.again = seg.ever = True
-        seg.sent_at = now
+        self.sendings += 1
+        seg.sent_at, seg.order = now, self.sendings
         seg.delivered, seg.delivered_at = self.delivered, self.delivered_at
 
     def split(self, seg: Sent, size: int) -> None:
         """Cut a segment that is longer than the path takes now."""
-        rest = Sent(seg.start + size, seg.end, seg.sent_at, seg.delivered, seg.delivered_at)
+        rest = Sent(
+            seg.start + size, seg.end, seg.sent_at, seg.order, seg.delivered, seg.delivered_at
+        )
         rest.lost, rest.again, rest.ever = seg.lost, seg.again, seg.ever
         seg.end = rest.start
         self.segs.insert(bisect_left(self.segs, rest.start, key=_START), rest)
@@ -103,6 +125,8 @@ class Scoreboard:
     def mark_lost(self, seg: Sent) -> None:
         """Give a segment, or its retransmission, up."""
         size = seg.end - seg.start
+        if not self.to_send or seg.start < self.first_lost:
+            self.first_lost = seg.start
         if seg.again:
             seg.again = False
             self.again -= size
@@ -129,6 +153,7 @@ class Scoreboard:
         """The receiver has reneged (RFC 2018 8): what it reported is not certain any more."""
         for seg in self.segs:
             seg.sacked = False
+        self.runs.clear()
         self.sacked = self.sacked_count = self.high_sacked = 0
 
     def update(self, una: int, blocks: list[tuple[int, int]], now: int) -> Delivery:
@@ -140,7 +165,9 @@ class Scoreboard:
             if _is_duplicate(blocks, una):  # RFC 2883 section 4
                 found.dsack = blocks[0]
                 blocks = blocks[1:]
-            for left, right in blocks:
+            # In order, not as they come: what was reported in vain before, and is now again behind
+            # newer news, was not reordered.
+            for left, right in sorted(blocks):
                 if una < right <= self.nxt and left < right:
                     self._block(left, right, found)
         if found.newly:
@@ -164,6 +191,8 @@ class Scoreboard:
                 self.sacked_count -= 1
             count += 1
         del self.segs[:count]
+        while self.runs and self.runs[0][1] <= una:
+            del self.runs[0]
         if self.segs and self.segs[0].start < una:
             seg = self.segs[0]
             size = una - seg.start
@@ -178,19 +207,32 @@ class Scoreboard:
         self.una = una
 
     def _block(self, left: int, right: int, found: Delivery) -> None:
-        segs = self.segs
-        for index in range(bisect_left(segs, left, key=_START), len(segs)):
+        segs, runs = self.segs, self.runs
+        at = first = bisect_left(runs, left, key=_RUN_END)
+        start = end = -1
+        index = bisect_left(segs, left, key=_START)
+        while index < len(segs):
+            if at < len(runs) and runs[at][0] <= segs[index].start:  # known: over it at a jump
+                end = runs[at][1]
+                start = runs[at][0] if start < 0 else start
+                at += 1
+                index = bisect_left(segs, end, key=_START)
+                continue
             seg = segs[index]
             if seg.end > right:
                 break
-            if not seg.sacked:
-                self._arrived(seg, found)
-                seg.sacked = True
-                found.sacked += seg.end - seg.start
-                self.sacked += seg.end - seg.start
-                self.sacked_count += 1
-                if seg.end > self.high_sacked:
-                    self.high_sacked = seg.end
+            self._arrived(seg, found)
+            seg.sacked = True
+            found.sacked += seg.end - seg.start
+            self.sacked += seg.end - seg.start
+            self.sacked_count += 1
+            start = seg.start if start < 0 else start
+            end = seg.end
+            if end > self.high_sacked:
+                self.high_sacked = end
+            index += 1
+        if start >= 0:
+            runs[first:at] = [(start, end)]
 
     def _arrived(self, seg: Sent, found: Delivery) -> None:
         """A segment was delivered: heard now for the first time, unless it was sacked before."""
@@ -211,26 +253,30 @@ class Scoreboard:
                 found.reordered = True
         seg.lost = seg.again = False
         newest = found.newest
-        if newest is None or (seg.sent_at, seg.end) > (newest.sent_at, newest.end):
+        if newest is None or seg.order > newest.order:
             found.newest = seg
 
     def to_state(self) -> list:
         """Sums and segments."""
-        return [[getattr(self, name) for name in self.__slots__ if name != "segs"],
+        return [[getattr(self, name) for name in self.__slots__ if name not in _LISTS],
                 [[getattr(seg, name) for name in _STATE] for seg in self.segs]]  # fmt: skip
 
     @classmethod
     def from_state(cls, state: list) -> Scoreboard:
         """What `to_state` described."""
         board = cls()
-        names = [name for name in cls.__slots__ if name != "segs"]
+        names = [name for name in cls.__slots__ if name not in _LISTS]
         for name, value in zip(names, state[0], strict=True):
             setattr(board, name, value)
         for row in state[1]:
-            seg = Sent(0, 0, 0, 0, 0)
+            seg = Sent(0, 0, 0, 0, 0, 0)
             for name, value in zip(_STATE, row, strict=True):
                 setattr(seg, name, value)
             board.segs.append(seg)
+            if seg.sacked:
+                joins = board.runs and board.runs[-1][1] == seg.start
+                start = board.runs.pop()[0] if joins else seg.start
+                board.runs.append((start, seg.end))
         return board
 
 

@@ -14,6 +14,7 @@ from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_
 from services.tcp import (
     acceptance,
     ecn,
+    islands,
     options,
     receiver,
     recovery,
@@ -126,7 +127,7 @@ def _keep_early_text(tcb: Tcb, header: TcpHeader, data: bytes) -> None:
     """Text and FIN on a SYN that is not answered yet wait for ESTABLISHED (3.10.7.2, third)."""
     data = data[: tcb.rcv_wnd]
     if data:
-        receiver.store(tcb, 0, data)
+        islands.store(tcb.islands, 0, data)
     if header.flags & FIN and len(data) < tcb.rcv_wnd:
         tcb.rcv_fin = len(data)
 
@@ -191,6 +192,7 @@ def _check_sequence(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
     elif length and not flags & SYN:
         stack.counters["tcp_out_of_window"] += 1
         tcb.ack_now = True
+        receiver.acknowledge_quickly(stack, tcb)
         if ahead < 0 and data:  # all of it a repeat: RFC 2883
             start = max(tcb.rcv_offset + ahead, 0)
             arrived_again(tcb, start, min(start + len(data), tcb.rcv_offset))
@@ -276,7 +278,7 @@ def _check_ack(
             recovery.on_duplicate_ack(stack, tcb, now)
         tcb.probes = 0
         if ahead >= 0:
-            sender.update_window(stack, tcb, header.seq, ack, window)
+            sender.update_window(stack, tcb, header.seq, ack, window, ahead > 0)
             if tcb.snd_wnd == 0:
                 tcb.retries = 0  # the peer lives, it only has no room (3.8.6.1, MUST-37)
     return not tcb.fin_acked or _ack_of_fin(stack, tcb, now)
@@ -377,5 +379,7 @@ def _fin(stack: Stack, tcb: Tcb, now: int) -> None:
 def _time_wait(stack: Stack, tcb: Tcb, now: int) -> None:
     """Only the endpoints and the acknowledgement are still needed, for 2 MSL."""
     stack.disarm(tcb, KEEPALIVE)
+    stack.orphans.pop(tcb.id, None)
+    stack.time_wait[tcb.id] = tcb
     stack.over_for_program(tcb)
     stack.arm(tcb, LEFT_OVER, now + stack.cfg.time_wait)

@@ -10,6 +10,7 @@ from services.tcp import recovery, sack_recovery
 from services.tcp.congestion import ALGORITHMS, initial_window
 from services.tcp.options import echoed_rtt
 from services.tcp.sack_recovery import FRTO_SECOND, retransmit_lost
+from services.tcp.scoreboard import MAX_SEGMENTS
 from services.tcp.states import TRANSMITTING
 from services.tcp.tail_loss import schedule
 from services.tcp.tcb import CORK, ECN_WAIT, PERSIST, RTO, Tcb
@@ -59,7 +60,7 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
         congestion += tcb.dup_acks * mss  # RFC 3042: limited transmit, new data only
     held = fin = False
     before = tcb.snd_nxt
-    while offset < end or offset == fin_offset:
+    while (offset < end or offset == fin_offset) and len(board.segs) < MAX_SEGMENTS:
         length = min(end - offset, mss)
         room = tcb.snd_wnd - used
         if length > room:
@@ -80,8 +81,14 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
         used += length
         if fin:
             break
+    if tcb.frto == FRTO_SECOND and board.nxt == board.mark:
+        # RFC 5682 3.1 step 2: the peer has no room for new data, so F-RTO cannot tell.
+        tcb.frto = 0
+        retransmit_lost(stack, tcb, now)
     if sacked and tcb.snd_nxt != before:
         schedule(stack, tcb, now)
+    if tcb.cork and not held:
+        stack.disarm(tcb, CORK)
     if fin:
         return
     # Only a closed window leaves something behind while nothing is under way, and only a probe
@@ -162,15 +169,27 @@ def acknowledged(stack: Stack, tcb: Tcb, ack: int, theirs: Options, now: int) ->
         restart = recovery.on_new_ack(stack, tcb, count, flight, now)
     if ack == tcb.snd_nxt:
         stack.timers.cancel((tcb.id, RTO))  # RFC 6298 5.2
+        if not len(buffer) and (tcb.fin_sent or tcb.fin_offset < 0):
+            stack.timers.cancel((tcb.id, PERSIST))  # the byte of a probe was the last one
     elif restart and (tcb.id, RTO) in stack.timers:
         stack.timers.set((tcb.id, RTO), now + rtt.rto)  # RFC 6298 5.3
     if tcb.sack_ok:
         schedule(stack, tcb, now)
 
 
-def update_window(stack: Stack, tcb: Tcb, seq_number: int, ack: int, window: int) -> None:
-    """SND.WND from a segment that is not older than the last one that set it."""
-    if seq.lt(tcb.snd_wl1, seq_number) or (tcb.snd_wl1 == seq_number and seq.le(tcb.snd_wl2, ack)):
+def update_window(
+    stack: Stack, tcb: Tcb, seq_number: int, ack: int, window: int, acked: bool
+) -> None:
+    """SND.WND from a segment that is not older than the last one that set it.
+
+    acked: it has moved SND.UNA. Then it cannot be old, though it may repeat data from below
+    SND.WL1; with the old window SND.UNA + SND.WND would be beyond what was ever offered. So Linux.
+    """
+    if (
+        acked
+        or seq.lt(tcb.snd_wl1, seq_number)
+        or (tcb.snd_wl1 == seq_number and seq.le(tcb.snd_wl2, ack))
+    ):
         tcb.snd_wnd = window
         tcb.snd_wl1 = seq_number
         tcb.snd_wl2 = ack

@@ -53,6 +53,7 @@ from services.tcp.states import (
     SYN_RECEIVED,
     SYN_SENT,
     TIME_WAIT,
+    TWO_MSL,
     Event,
     State,
     transition,
@@ -79,8 +80,8 @@ class Stack:
     __slots__ = (
         "app_generation", "by_handle", "by_id", "cfg", "codepoint", "connections",
         "cookies_until", "counters", "dirty", "host", "isn", "listeners", "listening",
-        "next_handle", "next_id", "now", "out", "paths", "ports", "reservations",
-        "timers", "trace", "tracer", "waiting",
+        "next_handle", "next_id", "now", "orphans", "out", "paths", "ports", "reservations",
+        "time_wait", "timers", "trace", "tracer", "waiting",
     )  # fmt: skip
 
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
@@ -97,6 +98,8 @@ class Stack:
         self.connections: dict[Key, Tcb] = {}
         self.by_id: dict[int, Tcb] = {}
         self.by_handle: dict[int, Tcb] = {}
+        self.orphans: dict[int, Tcb] = {}  # nobody holds them; the first has been so the longest
+        self.time_wait: dict[int, Tcb] = {}  # likewise
         self.listeners: dict[int, Listener] = {}  # by handle
         self.listening: dict[tuple[bytes, int], Listener] = {}  # the same by address and port
         self.reservations: dict[int, Reservation] = {}  # bound, and neither listening nor connected
@@ -130,6 +133,10 @@ class Stack:
         self.by_id[tcb.id] = tcb
         if tcb.handle:
             self.by_handle[tcb.handle] = tcb
+        if tcb.state == TIME_WAIT:
+            self.time_wait[tcb.id] = tcb
+        elif tcb.released:
+            self.orphans[tcb.id] = tcb
         self.ports.connect(tcb.id, tcb.local_address, tcb.local_port, tcb.reuse)
 
     def odd_handle(self) -> int:
@@ -146,6 +153,8 @@ class Stack:
         if listener is not None:
             listener.forget(tcb.id)
         self.dirty.pop(tcb.id, None)
+        self.orphans.pop(tcb.id, None)
+        self.time_wait.pop(tcb.id, None)
         del self.connections[tcb.key]
         del self.by_id[tcb.id]
         self.by_handle.pop(tcb.handle, None)
@@ -181,6 +190,30 @@ class Stack:
         self.change(tcb, event, now)
         self.say_closed(tcb, error, cause)
         self.remove(tcb)
+
+    def has_room(self, now: int) -> bool:
+        """May there be one connection more? The oldest TIME-WAIT goes for it: it has waited longest
+        for old duplicates, and else a peer that lets us close first could shut everybody out."""
+        if len(self.connections) < self.cfg.max_connections:
+            return True
+        if not self.time_wait:
+            return False
+        oldest = next(iter(self.time_wait.values()))
+        self.counters["tcp_time_wait_overflow"] += 1
+        self.say_closed(oldest, "", "")
+        self.change(oldest, TWO_MSL, now)
+        self.remove(oldest)
+        return True
+
+    def orphaned(self, tcb: Tcb, now: int) -> None:
+        """The program has let go of it. A peer that keeps its window closed and answers probes
+        could hold it for ever, with all that is in its send queue (RFC 6429); of too many the
+        oldest is reset."""
+        self.orphans[tcb.id] = tcb
+        if len(self.orphans) > self.cfg.max_orphans:
+            oldest = next(iter(self.orphans.values()))
+            self.counters["tcp_abort_on_memory"] += 1
+            self.end(oldest, ABORT, "", "", now, reset=True)
 
     def abort_all(self, now: int) -> None:
         """RST for every connection, and no listener any more: their program is gone."""

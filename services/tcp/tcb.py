@@ -6,6 +6,7 @@ from plywire import seq
 from plywire.config import TcpConfig
 from services.tcp.buffers import StreamBuffer
 from services.tcp.congestion import ALGORITHMS, CongestionControl
+from services.tcp.islands import Island
 from services.tcp.rack import Rack
 from services.tcp.rtt import RttEstimator
 from services.tcp.scoreboard import Scoreboard
@@ -99,7 +100,7 @@ _FIELDS: dict[str, object] = {
     "syn_retransmits": 0,
     "probes": 0, "probe_backoff": 0,  # of a closed window: unanswered, and sent
     "una_time": 0,  # when snd_una last moved, or the oldest byte was first sent
-    "last_send": 0, "last_receive": 0,
+    "last_send": 0, "last_receive": 0, "last_data": 0,
     # --- ECN (RFC 3168, services.tcp.ecn)
     "ecn_asked": False,  # a SYN of ours had ECE and CWR
     "ecn_ok": False, "ecn_ect": False,  # marks are echoed; our data is ECT
@@ -117,15 +118,15 @@ _FIELDS: dict[str, object] = {
     # --- socket options
     "nodelay": False, "cork": False, "maxseg": 0,
     "keepalive": False, "keep_idle": 0, "keep_interval": 0, "keep_count": 0, "keep_probes": 0,
-    "syn_count": 0, "user_timeout": 0, "linger2": 0,
+    "syn_count": 0, "user_timeout": 0, "linger2": 0, "thin_linear": False,
     # --- totals
     "segs_in": 0, "segs_out": 0, "retransmits": 0, "bytes_acked": 0, "bytes_received": 0,
 }  # fmt: skip
 
 
 class Tcb:
-    """One connection. `snd_buf` holds what is not acknowledged; `islands` what came early, as
-    (offset, bytes) in order and apart; `pending` what is in order and on its way to the app.
+    """One connection. `snd_buf` holds what is not acknowledged; `islands` what came early, in
+    order and apart; `pending` what is in order and on its way to the app.
 
     sack_recent: offsets in the blocks to report first; dsack: a duplicate to report; undo: the
     congestion control's state before a recovery that may turn out to be spurious."""
@@ -143,10 +144,11 @@ class Tcb:
         self.keep_interval = cfg.keepalive_interval
         self.keep_count = cfg.keepalive_probes
         self.syn_count = cfg.syn_retries
+        self.thin_linear = cfg.thin_linear_timeouts
         self.rtt = RttEstimator(cfg.rto_initial, cfg.rto_min, cfg.rto_max)
         self.cc: CongestionControl = ALGORITHMS[cfg.congestion](0)
         self.snd_buf = StreamBuffer()
-        self.islands: list[tuple[int, bytearray]] = []
+        self.islands: list[Island] = []
         self.pending: list[bytes] = []
         self.board = Scoreboard()
         self.rack = Rack()
@@ -170,6 +172,11 @@ class Tcb:
     def snd_una_offset(self) -> int:
         """SND.UNA as an offset; beyond the last byte when FIN is acknowledged."""
         return self.snd_buf.start + seq.sub(self.snd_una, self.snd_buf_seq)
+
+    @property
+    def in_flight(self) -> int:
+        """Segments sent and not acknowledged; without SACK in full ones."""
+        return len(self.board.segs) if self.sack_ok else -(-self.flight // self.snd_mss)
 
     def timestamp(self, now: int) -> int:
         """TSval: the connection's timestamp clock."""
@@ -235,7 +242,7 @@ class Tcb:
             "rcv_mss": self.rcv_mss,
             "send_queue": self.send_queue if buffers else 0,
             "receive_queue": self.receive_queue,
-            "out_of_order": sum(len(data) for _, data in self.islands),
+            "out_of_order": sum(island.end - island.start for island in self.islands),
             "send_buffer": self.send_buffer if buffers else 0,
             "receive_buffer": self.rcv_buf if buffers else 0,
             "congestion": self.cc.name,
@@ -268,7 +275,6 @@ class Tcb:
         board = self.board
         rtt = self.rtt
         mss = self.snd_mss
-        unacked = len(board.segs) if self.sack_ok else -(-self.flight // mss)
         return {
             "state": self.state,
             "ca_state": "Loss" if self.in_loss else "Recovery" if self.in_recovery
@@ -280,13 +286,13 @@ class Tcb:
             "ato": self.ato // 1000,
             "snd_mss": mss,
             "rcv_mss": self.rcv_mss,
-            "unacked": unacked,
+            "unacked": self.in_flight,
             "sacked": board.sacked_count,
             "lost": sum(seg.lost for seg in board.segs),
             "retrans": sum(seg.again for seg in board.segs),
             "total_retrans": self.retransmits,
             "last_data_sent": (now - self.last_send) // 1_000_000,
-            "last_data_recv": (now - self.last_receive) // 1_000_000,
+            "last_data_recv": (now - self.last_data) // 1_000_000,
             "pmtu": self.path_mtu,
             "rtt": rtt.srtt // 1000,
             "rttvar": rtt.rttvar // 1000,
@@ -315,7 +321,7 @@ class Tcb:
             self.rtt.to_state(),
             [self.cc.name, self.cc.to_state()],
             self.snd_buf.to_state(),
-            [[offset, bytes(data)] for offset, data in self.islands],
+            [[island.start, island.read(island.start)] for island in self.islands],
             [self.sack_recent, list(self.dsack) if self.dsack else None, self.undo],
             self.board.to_state(),
             self.rack.to_state(),
@@ -332,7 +338,7 @@ class Tcb:
         tcb.cc = ALGORITHMS[name](0)
         tcb.cc.restore(congestion)
         tcb.snd_buf = StreamBuffer.from_state(buffer)
-        tcb.islands = [(offset, bytearray(data)) for offset, data in islands]
+        tcb.islands = [Island(*item) for item in islands]
         recent, dsack, tcb.undo = sack
         tcb.sack_recent = list(recent)
         tcb.dsack = tuple(dsack) if dsack else None

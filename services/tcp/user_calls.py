@@ -118,6 +118,8 @@ def close(stack: Stack, tcb: Tcb, offset: int, now: int) -> None:
     stack.over_for_program(tcb)
     if tcb.state == FIN_WAIT_2:
         left_alone(stack, tcb, now)
+    if tcb.state != TIME_WAIT:
+        stack.orphaned(tcb, now)
 
 
 def left_alone(stack: Stack, tcb: Tcb, now: int) -> None:

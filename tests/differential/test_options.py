@@ -12,6 +12,7 @@ FLAGS = [
     (socket.SOL_SOCKET, socket.SO_OOBINLINE),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY),
     (socket.IPPROTO_TCP, socket.TCP_CORK),
+    (socket.IPPROTO_TCP, 16),  # TCP_THIN_LINEAR_TIMEOUTS
 ]
 NUMBERS = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 7200, 60),

@@ -1,4 +1,5 @@
-"""A thousand worlds of 20 % loss, reordering, duplication and corruption: nothing is ever wrong."""
+"""A thousand worlds of 20 % loss, reordering, duplication and corruption: nothing is ever wrong,
+not even in between (tests/tcp/invariants.py: each segment, and every 40th state)."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ import multiprocessing
 from programs import MS, SECOND, Program, exchange, listener, socket, two_hosts
 
 from plywire.lab.simulator import World
+from plywire.roles import TCP
+from tests.tcp.invariants import Watch, watch_sending
 
 SEEDS = 1000
 HOUR = 3600 * SECOND
@@ -22,6 +25,7 @@ PATIENCE = {
 def run(seed: int) -> str:
     """What is wrong in the world of this seed; "" when nothing is."""
     world = World(seed, strict=seed % 10 == 0)
+    watch_sending()
     try:
         return _run(world)
     except Exception as error:
@@ -31,6 +35,9 @@ def run(seed: int) -> str:
 def _run(world: World) -> str:
     rng = world.random("test")
     h1, h2 = two_hosts(world, **PATIENCE)
+    watches = [Watch(every=40) for _ in (h1, h2)]
+    for watch, host in zip(watches, (h1, h2), strict=True):
+        watch.attach(host.layer(TCP))
     world.wire(
         "lan",
         delay=rng.choice((100_000, 2 * MS, 40 * MS)),
@@ -64,6 +71,8 @@ def _run(world: World) -> str:
         return f"still open: {[host.describe('tcp', 'connections') for host in (h1, h2)]}"
     if [len(host.list_sockets().result()) for host in (h1, h2)] != [0, 1]:  # h2's listener
         return "a descriptor was left behind"
+    if not all(watch.flows and watch.count for watch in watches):
+        return "nobody has watched"
     return ""
 
 

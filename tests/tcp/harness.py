@@ -377,7 +377,7 @@ class Side:
     def __init__(self, pair: Pair, name: str, address: str, iss: int | None, tcp: dict) -> None:
         config = host(name, address)
         self.config = replace(config, tcp=replace(config.tcp, **tcp))
-        self.pair = pair
+        self.pair, self.name = pair, name
         self.address = self.config.interfaces[0].address
         self.rng = random.Random(f"{pair.seed}{name}")
         self.iss = iss
@@ -400,6 +400,8 @@ class Side:
         layer = create(self.config, self.rng, Tracer())
         if self.iss is not None:
             layer.stack.isn = _Fixed(layer.stack.isn.key, self.iss)
+        if self.pair.watches:
+            self.pair.watches[self.name].attach(layer)
         return layer
 
     def swap(self) -> None:
@@ -475,13 +477,16 @@ class Pair:
         corrupt: float = 0.0,
         mtu: int = 1500,
         iss: tuple[int | None, int | None] = (None, None),
+        watches: dict | None = None,
         **tcp: object,
     ) -> None:
         self.seed = seed
+        self.watches = watches  # by "a" and "b": invariants.Watch
         self.rng = random.Random(seed)
         self.now = SECOND
         self.delay, self.jitter, self.mtu = delay, jitter, mtu
-        self.loss, self.duplicate, self.corrupt = loss, duplicate, corrupt
+        self.loss = self.loss_back = loss  # from a to b, and from b to a
+        self.duplicate, self.corrupt = duplicate, corrupt
         self.queue: list = []
         self.order = itertools.count()
         self.lost = 0
@@ -511,7 +516,7 @@ class Pair:
         other = self.b if end is self.a else self.a
         copies = 1 + (self.rng.random() < self.duplicate)
         for _ in range(copies):
-            if self.rng.random() < self.loss:
+            if self.rng.random() < (self.loss if end is self.a else self.loss_back):
                 self.lost += 1
                 continue
             if self.marks and segment.tos & 3 in (1, 2) and self.rng.random() < self.marks:
@@ -523,18 +528,26 @@ class Pair:
                 flipped = payload[at] ^ (1 << self.rng.randrange(8))
                 payload = payload[:at] + bytes((flipped,)) + payload[at + 1 :]
             when = self.now + self.delay + (self.rng.randrange(self.jitter) if self.jitter else 0)
-            heapq.heappush(self.queue, (when, next(self.order), other,
-                                        segment._replace(payload=payload)))  # fmt: skip
+            self.push(when, other, segment._replace(payload=payload))
 
-    def step(self) -> bool:
-        """Run the next event; False when there is none."""
+    def push(self, when: int, end: Side, message: Message) -> None:
+        """Have a side's TCP receive something from ip at a time."""
+        heapq.heappush(self.queue, (when, next(self.order), end, message))
+
+    def next_time(self) -> int | None:
+        """When something happens next, or None."""
         deadlines = [end.layer.deadline() for end in self.ends]
         times = [when for when in deadlines if when is not None]
         if self.queue:
             times.append(self.queue[0][0])
-        if not times:
+        return min(times, default=None)
+
+    def step(self) -> bool:
+        """Run the next event; False when there is none."""
+        when = self.next_time()
+        if when is None:
             return False
-        self.now = max(self.now, min(times))
+        self.now = max(self.now, when)
         if self.queue and self.queue[0][0] <= self.now:
             _, _, end, segment = heapq.heappop(self.queue)
             end.layer.receive(segment, IP, self.now)

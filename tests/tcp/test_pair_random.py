@@ -11,12 +11,26 @@ from hypothesis import strategies as st
 from plywire.messages import Bind, Connect
 from plywire.roles import APP
 
-from .harness import ANY, MS, SECOND, Pair
+from .harness import ANY, MS, SECOND
+from .harness import Pair as PlainPair
+from .invariants import Watch, watch_sending
 
 EDGE = (1 << 32) - 1
 
 
-def check(pair: Pair, forth: bytes, back: bytes) -> None:
+def Pair(seed: int, **settings: object) -> PlainPair:  # noqa: N802
+    """A pair of which every step is watched."""
+    return PlainPair(seed, watches={"a": Watch(), "b": Watch()}, **settings)
+
+
+@pytest.fixture(autouse=True)
+def _watched():
+    stop = watch_sending()
+    yield
+    stop()
+
+
+def check(pair: PlainPair, forth: bytes, back: bytes) -> None:
     """Transfer, then let everything run out: no connection, no timer, no byte is left."""
     pair.transfer(forth, back)
     pair.run()

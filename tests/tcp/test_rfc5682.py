@@ -68,6 +68,14 @@ def test_without_new_data_it_cannot_tell_and_repairs() -> None:
     assert starts(peer) == [1, 2]
 
 
+def test_without_room_at_the_peer_it_cannot_tell_and_repairs() -> None:
+    """New data could only wait for the window, and nothing would come back to say more."""
+    peer = timed_out()
+    peer.ack(SEGMENT, window=9 * SEGMENT)
+    assert 1 in starts(peer)
+    assert peer.tcb.frto == 0
+
+
 def test_a_second_timeout_is_not_examined() -> None:
     peer = timed_out()
     peer.advance(700 * MS)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plywire.messages import Credit, Data, End
-from plywire.seq import add
+from plywire.seq import add, sub
 from services.tcp.buffers import StreamBuffer
-from services.tcp.receiver import MAX_ISLANDS
+from services.tcp.islands import MAX_ISLANDS
 
 from .harness import ACK, FIN, PSH, SECOND, URG, Pair, Peer, Raw
 
@@ -268,3 +268,19 @@ def test_an_acknowledgement_of_iss_after_4_gib_is_not_one_before_the_syns() -> N
     peer.ack(1000)
     assert peer.take() == []
     assert peer.tcb.snd_una == peer.tcb.snd_nxt
+
+
+def test_a_repeat_with_a_new_acknowledgement_brings_its_window() -> None:
+    """Found by tests/tcp/test_model.py. By SND.WL1 alone the window of a segment that repeats old
+    data is passed over, and what its ACK frees would be filled beyond the edge offered."""
+    peer = Peer(window=4000)
+    peer.write(bytes(20_000))
+    peer.take()
+    peer.data(bytes(1000))
+    peer.send(ACK)  # SND.WL1 is behind the data now
+    peer.take()
+    peer.rcv = add(peer.rcv, 2920)
+    peer.send(ACK, bytes(1460), seq=add(peer.iss, 1), window=4000 - 2920)  # nobody reads there
+    assert peer.tcb.snd_wnd == 1080
+    edge = add(peer.rcv, 1080)
+    assert all(sub(add(item.seq, len(item.data)), edge) <= 0 for item in peer.take())

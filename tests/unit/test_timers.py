@@ -111,3 +111,34 @@ def test_rearming_for_later_does_not_grow_the_heap():
         timers.set("retransmit", when)
     assert len(timers._heap) == 1
     assert timers.deadline() == when
+
+
+def test_what_was_disarmed_leaves_the_heap():
+    """Each connection that a peer opens and resets arms a keep-alive of two hours."""
+    timers = Timers()
+    timers.set("stays", 5)
+    for index in range(10_000):
+        timers.set(index, 1_000_000 + index)
+        timers.cancel(index)
+        assert len(timers._heap) <= 64 + 2 * 2
+    assert (timers.deadline(), len(timers)) == (5, 1)
+
+
+def test_a_key_armed_for_earlier_again_and_again_leaves_one_entry_behind():
+    timers = Timers()
+    for index in range(10_000):
+        timers.set("early", 1_000_000 - index)
+        assert len(timers._heap) <= 64 + 2 * 2
+    assert list(timers.expire(2_000_000)) == ["early"]
+
+
+def test_sweeping_while_expiring():
+    timers = Timers()
+    for index in range(200):
+        timers.set(index, index)
+    found = []
+    for key in timers.expire(1000):
+        found.append(key)
+        for other in range(key + 1, 200, 2):
+            timers.cancel(other)
+    assert found == list(range(0, 200, 2))
