@@ -13,6 +13,7 @@ from typing import Any
 
 from plywire.errors import ConfigError
 from plywire.roles import LAYERS, Role
+from plywire.tunnels import UDP, endpoint, parse_peer, peers_of_wire
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -131,7 +132,7 @@ class InterfaceConfig:
     device: str = "wire"
     wire: str = ""  # the wire that a `wire` or `raw` device is on
     listen: str = ""  # where it is reached there; "" is an ipc path in the run directory
-    peers: tuple[str, ...] = ()  # further endpoints to join
+    peers: tuple[str, ...] = ()  # further endpoints to join; of a tunnel ADDRESS=udp://HOST:PORT
     tap: str = ""  # the name of a `tap` device's kernel interface
 
     @property
@@ -186,10 +187,11 @@ class LabConfig:
 DEFAULT_IMPLEMENTATIONS: dict[Role, str] = {role: f"services.{role}:create" for role in LAYERS}
 """What runs a role unless the lab file names another: `module:factory`."""
 
-_DEVICES = ("wire", "tap", "raw")
-WIRES = frozenset({"wire", "raw"})
-"""The devices that are on a wire of the lab; a raw one carries bare IP packets."""
-EVERYWHERE = ("tcp://*:", "tcp://0.0.0.0:")
+_DEVICES = ("wire", "tap", "raw", "tunnel")
+WIRES = frozenset({"wire", "raw", "tunnel"})
+"""The devices that are on a wire of the lab; a raw one carries bare IP packets, and so does a
+tunnel, over UDP."""
+EVERYWHERE = ("tcp://*:", "tcp://0.0.0.0:", "udp://0.0.0.0:")
 """How endpoints begin at which one can listen, but not be reached."""
 
 
@@ -219,6 +221,8 @@ def part(lab: LabConfig, hosts: Collection[str]) -> LabConfig:
     ]
 
     def alone(item: InterfaceConfig) -> InterfaceConfig:
+        if item.device == "tunnel":  # `parse` has put them in, with their addresses
+            return item
         peers = [other.listen for other in elsewhere if item.wire and other.wire == item.wire]
         return replace(item, peers=tuple(dict.fromkeys((*item.peers, *peers))))
 
@@ -289,7 +293,10 @@ def parse(data: Mapping[str, Any], where: str = "lab.toml") -> LabConfig:
             raise name_table.error(key, "the name of a host, which means its first address")
         names[name_key] = name_table.address(key)
     top.done()
-    hosts = {key: replace(item, names=names) for key, item in hosts.items()}
+    stations = [station for item in hosts.values() for station in item.interfaces]
+    for key, item in hosts.items():
+        completed = tuple(peers_of_wire(each, stations, EVERYWHERE) for each in item.interfaces)
+        hosts[key] = replace(item, names=names, interfaces=completed)
     return LabConfig(name, hosts, names, metrics)
 
 
@@ -401,6 +408,13 @@ def _interface(table: _Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
     mtu = table.number("mtu", 1500)
     if not 576 <= mtu <= 65_535:
         raise table.error("mtu", f"{mtu} is not from 576 to 65535")
+    listen, peers = table.text("listen", ""), table.texts("peers")
+    if device == "tunnel":
+        try:
+            endpoint(listen)
+            tuple(map(parse_peer, peers))
+        except ValueError as error:
+            raise table.error("peers" if listen.startswith(UDP) else "listen", str(error)) from None
     name = table.text("name", f"eth{ifindex - 1}")
     if not name.replace("-", "").replace(".", "").isalnum() or len(name) > 15:
         raise table.error("name", f"{name!r} is not letters, digits, - and ., 15 at most")
@@ -413,8 +427,8 @@ def _interface(table: _Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
         mtu=mtu,
         device=device,
         wire=wire,
-        listen=table.text("listen", ""),
-        peers=table.texts("peers"),
+        listen=listen,
+        peers=peers,
         tap=tap,
     )
     table.done()
