@@ -16,6 +16,7 @@ test: $(STAMP) $(if $(shell command -v npm),$(NODE))
 
 soak: $(STAMP)
 	PLYWIRE_SOAK=1 $(BIN)/python -m pytest -s tests/process/test_swap.py
+	PLYWIRE_SOAK=1 $(BIN)/python -m pytest tests/live/test_lossy_kernel.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

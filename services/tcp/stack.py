@@ -266,7 +266,7 @@ class Stack:
         )  # fmt: skip
         src, dst = tcb.local_address, tcb.remote_address
         segment = Segment(
-            self.trace or tcb.trace, PROTOCOL_TCP, src, dst, tos, 0,
+            self.trace or tcb.trace, PROTOCOL_TCP, src, dst, tcb.tos | tos, 0,
             FLAG_DONT_FRAGMENT if tcb.dont_fragment else 0, encode(header, payload, src, dst),
         )  # fmt: skip
         self.out.append(Output(IP, segment))

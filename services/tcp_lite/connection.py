@@ -83,7 +83,7 @@ class Connection(Block):
                 self._acknowledged(header.ack, now)
                 self._established(states.RCV_SYN_ACK, now)
                 self.ack_due = True
-            else:  # a SYN that crosses ours: figure 8
+            else:  # a SYN that crosses ours: figure 7
                 self.timed_at, self.retries = None, 0
                 self.change(states.RCV_SYN, now)
                 self._send_syn(now)
