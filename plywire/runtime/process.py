@@ -212,7 +212,7 @@ def _run(
         if lock is not None:
             lock.release()
         if shell is not None and shell.leaving:
-            context.destroy()  # waits until every path is gone, which the successor makes anew
+            context.destroy()  # waits until every connection and listener has ended
             shell.handover.left()
         leader.close(_LAST_WORDS)
         leading.term()
