@@ -46,6 +46,9 @@ class TcpConfig:
     sack: bool = True
     rack: bool = True  # losses are found by time (RFC 8985); else by RFC 6675's count
     frto: bool = True
+    user_timeout_option: bool = False  # RFC 5482 3.1: ENABLED, and its two limits
+    user_timeout_low: int = 100 * SECOND
+    user_timeout_high: int = 86_400 * SECOND
     thin_linear_timeouts: bool = False  # no back-off where little is in flight (TCP_THIN_...)
     whole_segments: bool = True  # the first window is a multiple of the MSS
     option_order: str = "linux"  # of a SYN: MSS, SACK, timestamps, scale; bsd has scale second

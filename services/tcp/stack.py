@@ -42,7 +42,7 @@ from plywire.wire.tcp import (
     sack_option,
     timestamps_option,
 )
-from services.tcp import chrono
+from services.tcp import chrono, user_timeout
 from services.tcp.autotune import send_limit
 from services.tcp.memory import Memory
 from services.tcp.receiver import offer_window
@@ -265,6 +265,8 @@ class Stack:
                     room = min(room, tcb.snd_mss - len(payload))
                 if room >= 12:
                     options += sack_option(take_blocks(tcb, (room - 4) >> 3))
+        if tcb.uto_due and self.cfg.user_timeout_option:
+            options = user_timeout.attach(tcb, flags, payload, options)
         header = TcpHeader(
             tcb.local_port, tcb.remote_port, seq_number, tcb.rcv_nxt if flags & ACK else 0, flags,
             window, 0, options,

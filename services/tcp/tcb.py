@@ -127,7 +127,9 @@ _FIELDS: dict[str, object] = {
     "nodelay": False, "cork": False, "maxseg": 0,
     "tos": 0,  # the Diffserv field, in an octet whose two lower bits are 0
     "keepalive": False, "keep_idle": 0, "keep_interval": 0, "keep_count": 0, "keep_probes": 0,
-    "syn_count": 0, "user_timeout": 0, "linger2": 0, "thin_linear": False,
+    "syn_count": 0, "user_timeout": 0, "linger2": 0,
+    "uto_due": False, "uto_adopted": False,  # RFC 5482: to be told; the value is the peer's
+    "thin_linear": False,
     # --- totals
     "segs_in": 0, "segs_out": 0, "retransmits": 0, "bytes_acked": 0, "bytes_received": 0,
     "data_segs_in": 0, "data_segs_out": 0, "bytes_sent": 0, "bytes_retrans": 0, "ooo_segs": 0,
