@@ -9,19 +9,19 @@ from plywire import messages
 from plywire.envelope import dump_state, load_state
 from plywire.errors import DecodeError
 from plywire.layer import Output
-from plywire.messages import Hello, Message
+from plywire.messages import Hello, Kept, Message
 from plywire.roles import TCP, Role
 from services.app.operations import Operations
 from services.app.sockets import Socket
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class AppLayer(Operations):
     """Descriptors, blocking calls and names, in front of the tcp layer."""
 
     role = "app"
-    state_format = "app/1"
+    state_format = "app/2"
 
     def receive(self, message: Message, source: Role, now: int) -> None:
         """Take one message from tcp."""
@@ -32,7 +32,7 @@ class AppLayer(Operations):
             handler = _HANDLERS.get(type(message))
             if handler is None or source != TCP:
                 raise DecodeError("unexpected_message", type(message).__name__)
-            if not self._crossed_close(message):
+            if not self._recovery.answered(message) and not self._crossed_close(message):
                 handler(self, message)
         except DecodeError as error:
             self.counters[f"drop_{error.reason}"] += 1
@@ -65,7 +65,7 @@ class AppLayer(Operations):
                 "tcp_generation": context.tcp_generation,
                 "sockets": [socket.to_state() for socket in context.table],
                 "sessions": {session: sorted(owned) for session, owned in self._sessions.items()},
-                "closing": sorted(context.closing),
+                "closing": [list(message) for message in context.closing.values()],
                 "held": [[held.KIND, *held] for held in context.held],
                 "replies": self._replies.to_state(),
                 "counters": dict(self.counters),
@@ -92,7 +92,7 @@ class AppLayer(Operations):
         self.lease_sessions(now)
         for kind, *fields in data["held"]:
             context.held.append(messages.KINDS[kind]._make(fields))
-        context.closing = set(data["closing"])
+        context.closing = {row[1]: messages.Close(*row) for row in data["closing"]}
         self._replies.restore(data["replies"])
         self.counters.update(data["counters"])
 
@@ -117,7 +117,7 @@ class AppLayer(Operations):
         if not closing or getattr(message, "handle", 0) not in closing:
             return False
         if type(message) is messages.Closed:
-            closing.discard(message.handle)
+            del closing[message.handle]
             return False
         return True
 
@@ -143,9 +143,16 @@ class AppLayer(Operations):
         elif before != message.generation:
             if self._tracer.enabled:
                 self._tracer.note(context.now, message.trace, "tcp replaced")
-            context.closing.clear()
             self._readiness.replaced()
-            self._endpoints.replaced(message.trace)
+            if context.recovered:
+                self._recovery.resume(message.trace)
+            else:
+                context.closing.clear()
+                self._endpoints.replaced(message.trace)
+        context.recovered = False
+
+    def _kept(self, message: Kept) -> None:
+        self.context.recovered = True
 
 
 _HANDLERS: dict[type, Callable[[AppLayer, Any], None]] = {
@@ -161,4 +168,5 @@ _HANDLERS: dict[type, Callable[[AppLayer, Any], None]] = {
     ),
     messages.Info: lambda layer, message: layer._readiness.on_info(message),
     messages.Hello: lambda layer, message: layer._hello(message),
+    messages.Kept: lambda layer, message: layer._kept(message),
 }

@@ -59,11 +59,12 @@ class AppCalls:
     def _bind(self, message: Bind, now: int) -> None:
         stack = self.stack
         try:
-            if self._knows(message.handle):
+            known = self._bound(message)
+            if known is None and self._knows(message.handle):
                 raise SocketError("EINVAL", "the socket is bound already", TCP)
             if message.address != ANY and not stack.paths.is_local(message.address):
                 raise SocketError("EADDRNOTAVAIL", "not an address of this host", TCP)
-            reservation = self._reserve(
+            reservation = known or self._reserve(
                 message.handle, message.address, message.port, bool(message.reuse)
             )
         except SocketError as error:
@@ -73,11 +74,18 @@ class AppCalls:
         stack.tell(Bound(message.trace, message.handle, reservation.address, reservation.port,
                          "", ""))  # fmt: skip
 
+    def _bound(self, message: Bind) -> Reservation | None:
+        """What the same Bind was given before: app repeats it when the answer may be lost."""
+        known = self.stack.reservations.get(message.handle)
+        same = known is not None and message.address == known.address
+        return known if same and message.port in (0, known.port) else None
+
     def _reserve(self, handle: int, address: bytes, port: int, reuse: bool) -> Reservation:
         # The walk through ephemeral ports for bind begins at random, and goes on from there.
         self.bind_seed += 1
         reservation = self.stack.ports.reserve(handle, address, port, reuse, self.bind_seed)
         self.stack.reservations[handle] = reservation
+        self.stack.tables_changed()
         return reservation
 
     def _knows(self, handle: int) -> bool:
@@ -108,6 +116,7 @@ class AppCalls:
             return
         item.backlog = min(message.backlog, stack.cfg.backlog_max)
         item.options = dict(message.options)
+        stack.tables_changed()
         reservation = item.reservation
         if item.state == CLOSED:
             stack.change(item, PASSIVE_OPEN, now)
@@ -115,6 +124,9 @@ class AppCalls:
 
     def _connect(self, message: Connect, now: int) -> None:
         stack = self.stack
+        tcb = stack.by_handle.get(message.handle)
+        if tcb is not None and (message.address, message.port) == tcb.key[2:]:
+            return  # said again after a predecessor of this process had heard it
         if stack.paths.known:
             self.connect_now(message, now)
         elif len(stack.waiting) >= _MAX_WAITING:
@@ -181,6 +193,9 @@ class AppCalls:
         stack = self.stack
         handle = message.handle
         tcb = stack.by_handle.get(handle)
+        if stack.survival is not None:
+            stack.survival.confirmed(handle)
+            stack.survival.tables |= handle in stack.listeners or handle in stack.reservations
         if tcb is not None:
             item = stack.listeners.get(tcb.listener)
             if item is not None:
@@ -209,6 +224,7 @@ class AppCalls:
         item = stack.listeners.get(message.handle)
         if item is not None:
             item.options[message.name] = message.value
+            stack.tables_changed()
             return
         tcb = stack.by_handle.get(message.handle)
         if tcb is None:
@@ -226,4 +242,8 @@ class AppCalls:
     def _query(self, message: Query, now: int) -> None:
         stack = self.stack
         item = stack.by_handle.get(message.handle) or stack.listeners.get(message.handle)
-        stack.tell(Info(message.trace, message.handle, item.control() if item else {}))
+        if item is not None:
+            fields = item.control()
+        else:
+            fields = {"state": CLOSED} if self._knows(message.handle) else {}
+        stack.tell(Info(message.trace, message.handle, fields))

@@ -29,11 +29,13 @@ from services.tcp.ports import Reservation
 from services.tcp.segment_arrives import segment_arrives
 from services.tcp.stack import PATHS, Stack
 from services.tcp.states import LISTEN, SYN_RECEIVED
+from services.tcp.survival import Survival
 from services.tcp.tcb import Tcb
 
 if TYPE_CHECKING:
     from plywire.config import HostConfig
     from plywire.trace import Tracer
+    from services.tcp.region import Store
 
 
 class TcpLayer:
@@ -96,6 +98,10 @@ class TcpLayer:
         stack = self.stack
         if stack.dirty:
             stack.flush_all()
+        if stack.survival is not None:
+            stack.survival.commit()
+        else:
+            stack.touched.clear()
         out, stack.out = stack.out, []
         return out
 
@@ -153,6 +159,18 @@ class TcpLayer:
             stack.timers.set((owner, kind), when)
         stack.out = [Output(to, _message(kind, fields)) for to, kind, fields in saved["out"]]
 
+    def keep_in(
+        self, store: Store, now: int, say: Callable[[str], object], restored: bool = False
+    ) -> dict[Role, int]:
+        """`plywire.layer.Survivor`: from now on, everything is in `store` before it is promised."""
+        survival = Survival(self.stack, store, say)
+        self.stack.survival = survival
+        if restored:
+            survival.take_over(now)
+        elif survival.recover(now):
+            return {APP: self.stack.app_generation}
+        return {}
+
     def describe(self, topic: str, now: int) -> object:
         """`connections` (as `ss -tin`), `listeners`, `counters`."""
         stack = self.stack
@@ -203,6 +221,8 @@ class TcpLayer:
             stack.timers.cancel((handle, PATHS))
             stack.trace = connect.trace
             self._app.connect_now(connect, now)
+        if stack.survival is not None:
+            stack.survival.resume(now)
 
     def _hello(self, message: Hello, now: int) -> None:
         """An app that was started anew has forgotten its sockets: nobody holds them any more."""
@@ -211,6 +231,10 @@ class TcpLayer:
             known, stack.app_generation = stack.app_generation, message.generation
             if known is not None:
                 stack.abort_all(now)
+            if stack.survival is not None:
+                stack.survival.forget_app()
+        elif message.role == APP and stack.survival is not None:
+            stack.survival.tell_again(now)
 
 
 def _describe(tcb: Tcb, timers: dict[str, int], now: int) -> dict[str, object]:
