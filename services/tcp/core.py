@@ -164,6 +164,9 @@ class TcpLayer:
     ) -> dict[Role, int]:
         """`plywire.layer.Survivor`: from now on, everything is in `store` before it is promised."""
         survival = Survival(self.stack, store, say)
+        if not self.stack.cfg.survive:
+            survival.clear()
+            return {}
         self.stack.survival = survival
         if restored:
             survival.take_over(now)
