@@ -9,7 +9,7 @@ to app again what it may not have heard, and sends to the peers what they may no
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -21,7 +21,7 @@ from plywire.messages import MAX_CHUNK, Closed, Credit, Data, End, Opened
 from services.tcp import listener
 from services.tcp.congestion import ALGORITHMS, initial_window
 from services.tcp.ports import Reservation
-from services.tcp.region import Region, Store
+from services.tcp.region import FIRST_RING, SLAB, Region, Slabs, Store
 from services.tcp.sender import push
 from services.tcp.states import (
     ABORT,
@@ -62,6 +62,7 @@ _GET_RTT = attrgetter(*_RTT)
 _CONTROL = struct.Struct(f"<4s4s{len(_NUMBERS)}q3qBB16sQ40s200s")
 _STATE = {name: number for number, name in enumerate(STATES)}
 _SUM = struct.Struct("<II")
+_ID = struct.Struct("<q")  # behind the two addresses
 
 
 class Kept:
@@ -73,7 +74,7 @@ class Kept:
 
     __slots__ = ("alive", "arrived", "end", "region", "tcb")
 
-    def __init__(self, tcb: Tcb, region: Region | None) -> None:
+    def __init__(self, tcb: Tcb, region: Region | None = None) -> None:
         self.tcb = tcb
         self.region = region
         self.alive = True
@@ -97,6 +98,7 @@ class Survival:
         self.say = say
         self.incarnation = 0
         self.tables = True  # listeners, bound ports, or the app, have changed
+        self._slabs = Slabs(store, bytes(_CONTROL.size))
         self._ended: dict[int, Kept] = {}  # with an `end`, by its handle
         self._resuming: list[Tcb] = []  # recovered, and nothing was sent yet
         self._damaged: list[Tcb] = []  # their peers are to be told
@@ -106,7 +108,11 @@ class Survival:
 
     def begin(self, tcb: Tcb) -> None:
         """A connection is there: it gets a region with the next `commit`."""
-        tcb.kept = Kept(tcb, Region(self.store, str(tcb.id), tcb.id, _CONTROL.size))
+        tcb.kept = kept = Kept(tcb)
+        try:
+            kept.region = self._slabs.take(tcb.snd_buf.start, tcb.rcv_offset)
+        except OSError as error:
+            self._no_room(kept, error)
 
     def closed(self, tcb: Tcb, error: str, cause: str) -> None:
         """App is told that a connection is over. If that was not its wish, it says when it has
@@ -140,8 +146,7 @@ class Survival:
             if kept.alive or kept.end is not None:
                 self._save(kept)
             else:
-                kept.region.remove()
-                kept.region = None
+                self._let_go(kept)
         if self.tables:
             self._save_tables()
 
@@ -155,24 +160,34 @@ class Survival:
             kept.arrived.clear()
         sending = (buffer.start, buffer.end)
         try:
-            region.save(_control(kept), sending, buffer.read, receiving, kept.arrived)
+            now = (_control(kept), sending, buffer.read, receiving, kept.arrived)
+            if not region.save(*now):
+                kept.region = region.moved(str(tcb.id), *now)
+                if not region.name:
+                    self._slabs.give(region)
         except OSError as error:
             self._no_room(kept, error)
         kept.arrived.clear()
 
+    def _let_go(self, kept: Kept) -> None:
+        region, kept.region = kept.region, None
+        if not region.name:
+            self._slabs.give(region)
+            return
+        try:
+            self.store.remove(region.name)
+        except OSError as error:
+            self.say(f"region {region.name} cannot be removed: {error}")
+
     def _no_room(self, kept: Kept, error: OSError) -> None:
         """The connection goes on, and would not survive this process: better than to fail it."""
-        region, kept.region = kept.region, None
         self.stack.counters["region_no_room"] += 1
         self.say(f"connection {kept.tcb.id} would not survive this process: {error}")
         if kept.end is not None:
             self._ended.pop(kept.end[0], None)
             kept.end = None
-        try:
-            self.store.remove(f"{region.name}.new")
-            region.remove()
-        except OSError as problem:
-            self.say(f"region {region.name} cannot be removed: {problem}")
+        if kept.region is not None:
+            self._let_go(kept)
 
     def _save_tables(self) -> None:
         stack = self.stack
@@ -226,9 +241,12 @@ class Survival:
             item.state, item.backlog, item.options = LISTEN, backlog, settings
             stack.ports.adopt(item.reservation)
             listener.enter(stack, item)
-        for name in sorted(names):
-            if name != HEADER:
-                self._recover(name, now)
+        for name, entry, region, memory in self._all(names):
+            kept = self._recover(name, region, memory, now)
+            if kept is None and entry:
+                self._blank(region, memory)
+            elif kept is None:
+                self.store.remove(name)
         self._untold = True
         self.tables = True
         return stack.app_generation is not None
@@ -243,18 +261,49 @@ class Survival:
             raise DecodeError("region_damaged", "bad checksum")
         return load_state(state)
 
-    def _recover(self, name: str, now: int) -> None:
+    def _all(self, names: list[str]) -> Iterator[tuple[str, bool, Region, memoryview]]:
+        """The regions that there are: name, whether it is an entry of a slab, region, memory. What
+        was left half made is removed, and entries that a larger region has replaced are blanked."""
+        files = {name for name in names if name.isdecimal()}
+        slabs = {name for name in names if name.startswith(SLAB) and not name.endswith(".new")}
+        for name in set(names) - files - slabs - {HEADER}:
+            self.store.remove(name)
+        for name in sorted(files):
+            try:
+                memory = self.store.open(name)
+            except OSError as error:
+                self._give_up(f"connection {name}", error)
+                continue
+            yield name, False, Region(self.store, _CONTROL.size, name), memory
+        for name in sorted(slabs):
+            try:
+                entries = self._slabs.open(name)
+            except (OSError, DecodeError) as error:
+                self._give_up(name, error)
+                self.store.remove(name)
+                continue
+            for number, memory in enumerate(entries):
+                region = Region(self.store, _CONTROL.size)
+                if _id(region, memory) in files:
+                    self._blank(region, memory)
+                else:
+                    yield f"{name}/{number}", True, region, memory
+
+    def _blank(self, region: Region, memory: memoryview) -> None:
+        """Make an entry one that nobody uses."""
+        region.format(memory, (FIRST_RING, FIRST_RING), bytes(_CONTROL.size))
+        self._slabs.free.append(region)
+
+    def _recover(self, name: str, region: Region, memory: memoryview, now: int) -> Kept | None:
+        """Make a connection again; None when there is none, or none that can be."""
         stack = self.stack
-        if not name.isdecimal():  # it was to take a region's place, and never did
-            self.store.remove(name)
-            return
-        region = Region(self.store, name, int(name), _CONTROL.size)
         try:
-            kept = self._read(region, now, self.stack.connections)
-        except (OSError, DecodeError) as error:
+            kept = self._read(region, memory, now, stack.connections)
+            if kept is None:
+                return None
+        except DecodeError as error:
             self._give_up(f"connection {name}", error)
-            self.store.remove(name)
-            return
+            return None
         tcb = kept.tcb
         try:
             sent = region.unacknowledged()
@@ -265,12 +314,11 @@ class Survival:
                 stack.enter(tcb)
                 self._damaged.append(tcb)
                 kept.region = None  # its peer and its program will be told, and that is all
-            region.remove()
-            return
+            return None
         if kept.end is not None:
             self._ended[kept.end[0]] = kept
         if not kept.alive:
-            return
+            return kept
         tcb.snd_buf.start = tcb.snd_buf.end = region.snd_start
         if sent:
             tcb.snd_buf.append(sent)
@@ -286,10 +334,16 @@ class Survival:
             stack.arm(tcb, LEFT_OVER, now + (tcb.linger2 or stack.cfg.fin_wait_2))
         if tcb.keepalive:
             stack.arm(tcb, KEEPALIVE, now + tcb.keep_idle)
+        return kept
 
-    def _read(self, region: Region, now: int, taken: Mapping[Key, Tcb]) -> Kept:
-        """Raises DecodeError for what cannot be. taken: pairs of sockets that others have."""
-        control = region.load()
+    def _read(
+        self, region: Region, memory: memoryview, now: int, taken: Mapping[Key, Tcb]
+    ) -> Kept | None:
+        """None when nobody uses it. Raises DecodeError for what cannot be. taken: pairs of sockets
+        that others have."""
+        control = region.load(memory)
+        if not any(control):
+            return None
         values = _CONTROL.unpack(control)
         tcb = Tcb(self.stack.cfg)
         tcb.local_address, tcb.remote_address, *values = values
@@ -393,8 +447,12 @@ class Survival:
         except (OSError, DecodeError) as error:
             self._give_up("what the predecessor kept", error)
             names = []
-        for name in names:
-            if name != HEADER and not (name.isdecimal() and self._adopt(name, now)):
+        for name, entry, region, memory in self._all(names):
+            if self._adopt(name, region, memory, now):
+                continue
+            if entry:
+                self._blank(region, memory)
+            else:
                 self.store.remove(name)
         for tcb in stack.by_id.values():
             if tcb.kept is None and tcb.rcv_acked == tcb.rcv_offset:
@@ -403,27 +461,36 @@ class Survival:
         self.tables = True
         self.commit()
 
-    def _adopt(self, name: str, now: int) -> bool:
-        region = Region(self.store, name, int(name), _CONTROL.size)
+    def _adopt(self, name: str, region: Region, memory: memoryview, now: int) -> bool:
+        """Whether a region is one of a connection, or of its end, that is this stack's now."""
         try:
-            found = self._read(region, now, {})
-        except (OSError, DecodeError) as error:
+            found = self._read(region, memory, now, {})
+            if found is None:
+                return False
+        except DecodeError as error:
             self._give_up(f"what is kept of connection {name}", error)
             return False
-        tcb = self.stack.by_id.get(int(name))
-        if found.end is not None:
-            self._ended[found.end[0]] = found
+        tcb = self.stack.by_id.get(found.tcb.id)
         if tcb is None:
             found.alive = False
-            return found.end is not None
-        kept = Kept(tcb, region)
-        kept.end = found.end
+            kept = found
+        else:
+            kept = Kept(tcb, region)
+            kept.end = found.end
+            if kept.holds_bytes and region.rcv_end != tcb.rcv_offset:
+                return False
+            tcb.kept = kept
         if kept.end is not None:
             self._ended[kept.end[0]] = kept
-        if kept.holds_bytes and region.rcv_end != tcb.rcv_offset:
-            return False
-        tcb.kept = kept
-        return True
+        return tcb is not None or kept.end is not None
+
+
+def _id(region: Region, memory: memoryview) -> str:
+    """Of the connection in an entry, "" when that cannot be told."""
+    try:
+        return str(_ID.unpack_from(region.load(memory), 8)[0])
+    except DecodeError:
+        return ""
 
 
 def _control(kept: Kept) -> bytes:
@@ -446,7 +513,7 @@ def _check(tcb: Tcb, region: Region, alive: bool, next_id: int, taken: Mapping[K
         name
         for name, good in (
             ("ports", 0 < tcb.local_port < 65536 and 0 < tcb.remote_port < 65536),
-            ("id", str(tcb.id) == region.name and tcb.id < next_id),
+            ("id", 0 < tcb.id < next_id and region.name in ("", str(tcb.id))),
             ("pair of sockets", not alive or tcb.key not in taken),
             ("state", (tcb.state not in (CLOSED, LISTEN)) or not alive),
             ("SND.NXT", 0 <= tcb.flight <= unacked + 2),

@@ -7,19 +7,21 @@ from programs import MS, SECOND, connected, listener, pair, socket, two_hosts
 
 from plywire.errors import SocketError
 from plywire.lab.simulator import World
-from services.tcp.region import FIRST_RING
+from services.tcp.region import ENTRIES, FIRST_RING
 
 
-def connection(host) -> str:
-    (name,) = set(host.memory["tcp"].names()) - {"stack"}
-    return name
+def entry(host, number: int = 0) -> memoryview:
+    """The region of a small connection; the first one has the first."""
+    slab = host.memory["tcp"].pieces["slab-0"]
+    stride = len(slab) // ENTRIES
+    return memoryview(slab)[number * stride : (number + 1) * stride]
 
 
 def flip(at: int):
-    """One bit of a piece is another one."""
+    """One bit is another one."""
 
-    def damage(memory, name):
-        memory.pieces[name][at] ^= 0x40
+    def damage(piece) -> None:
+        piece[at] ^= 0x40
 
     return damage
 
@@ -27,54 +29,80 @@ def flip(at: int):
 def flip_in_slot(at: int):
     """The same, in the slot that counts."""
 
-    def damage(memory, name):
-        piece = memory.pieces[name]
+    def damage(piece) -> None:
         size = (len(piece) - 64 - 2 * FIRST_RING) // 2
         piece[64 + piece[63] * size + at] ^= 0x40
 
     return damage
 
 
-def cut(memory, name):
-    memory.pieces[name] = memory.pieces[name][:50]
-
-
-def empty(memory, name):
-    memory.pieces[name] = bytearray()
-
-
 @pytest.mark.parametrize(
-    "damage",
-    [flip(0), flip(8), flip(30), flip(63), *map(flip_in_slot, (0, 30, 60, 400, 700)), cut, empty],
+    "damage", [*map(flip, (0, 8, 30, 63)), *map(flip_in_slot, (0, 30, 60, 400, 700))]
 )
 def test_a_damaged_control_block_ends_its_connection_and_no_other(damage):
     world, h1, h2, client, server = pair()
-    one = connection(h1)
-    second = socket(h1)
-    accepted = h2.accept(listener(h2, 81))
-    world.wait(h1.connect(second, ("10.0.0.2", 81)))
-    other = world.wait(accepted).descriptor
-    damage(h1.memory["tcp"], one)
+    second, other = connected_again(world, h1, h2)
+    damage(entry(h1))
     h1.crash("tcp")
-    assert h1.recv(client, 100).result().data == b"nor this"  # app had it, and it is right
-    with pytest.raises(SocketError) as caught:
-        world.wait(h1.recv(client, 100), limit=SECOND)
-    assert caught.value.name == "ECONNRESET"
+    assert_gone(world, h1, h2, client, server)
     assert h1.counter("tcp", "region_damaged") == 1
-    assert any(f"connection {one}" in line for line in h1.told), h1.told
-    h2.recv(server, 100).result()
-    h2.send(server, b"is anybody there?")
-    with pytest.raises(SocketError) as caught:
-        world.wait(h2.recv(server, 100), limit=SECOND)
-    assert caught.value.name == "ECONNRESET"
+    assert any("connection slab-0/0" in line for line in h1.told), h1.told
     h1.send(second, b"still there").result()
     assert world.wait(h2.recv(other, 100), limit=SECOND).data == b"still there"
 
 
+def assert_gone(world, h1, h2, client, server) -> None:
+    """h1 has forgotten a connection of `pair`, and both programs learn it."""
+    # App had this, and it is right.
+    assert h1.recv(client, 100).result().data == b"nor this"
+    with pytest.raises(SocketError) as caught:
+        world.wait(h1.recv(client, 100), limit=SECOND)
+    assert caught.value.name == "ECONNRESET"
+    h2.recv(server, 100).result()
+    h2.send(server, b"is anybody there?").result()
+    with pytest.raises(SocketError) as caught:
+        world.wait(h2.recv(server, 100), limit=SECOND)
+    assert (caught.value.name, caught.value.cause) == ("ECONNRESET", "RST received")
+
+
+@pytest.mark.parametrize("keep", [0, 50, 5000])
+def test_a_slab_that_is_cut_off_ends_its_connections(keep):
+    world, h1, h2, client, server = pair()
+    pieces = h1.memory["tcp"].pieces
+    pieces["slab-0"] = pieces["slab-0"][:keep]
+    h1.crash("tcp")
+    assert_gone(world, h1, h2, client, server)
+    assert any("slab-0" in line for line in h1.told)
+    works(world, h1, h2)
+
+
+@pytest.mark.parametrize("keep", [0, 50, 5000])
+def test_a_large_region_that_is_cut_off_ends_its_connection(keep):
+    world, h1, h2, client, server = pair()
+    h1.send(client, bytes(100_000)).result()  # more than a slab's entry holds
+    world.advance(SECOND)
+    pieces = h1.memory["tcp"].pieces
+    (name,) = set(pieces) - {"stack", "slab-0"}
+    pieces[name] = pieces[name][:keep]
+    h1.crash("tcp")
+    assert h2.recv(server, 1 << 20).result().data == b"read by nobody yet" + bytes(100_000)
+    assert_gone_after_reading(world, h1, h2, client, server)
+
+
+def assert_gone_after_reading(world, h1, h2, client, server) -> None:
+    h1.recv(client, 100).result()
+    h2.send(server, b"is anybody there?").result()
+    for host, descriptor in ((h1, client), (h2, server)):
+        with pytest.raises(SocketError) as caught:
+            world.wait(host.recv(descriptor, 100), limit=SECOND)
+        assert caught.value.name == "ECONNRESET"
+    assert h1.counter("tcp", "region_damaged") == 1
+
+
 def test_a_damaged_receive_buffer_ends_in_rst_and_not_in_a_wrong_byte():
     world, h1, h2, client, server = pair()
-    piece = h2.memory["tcp"].pieces[connection(h2)]
-    at = piece.index(b"read by nobody")
+    piece = entry(h2)
+    at = bytes(piece).index(b"read by nobody")
     piece[at] ^= 1
     taken = h1.recv(client, 100).result()
     assert taken.data == b"nor this"
@@ -97,8 +125,8 @@ def test_a_damaged_send_buffer_ends_in_rst_and_not_in_a_wrong_byte():
     world.wire("lan", loss=1.0)
     h1.send(client, b"on its way").result()
     world.advance(MS)
-    piece = h1.memory["tcp"].pieces[connection(h1)]
-    piece[piece.index(b"on its way")] ^= 1
+    piece = entry(h1)
+    piece[bytes(piece).index(b"on its way")] ^= 1
     world.wire("lan", loss=0.0)
     h1.crash("tcp")
     h2.recv(server, 100).result()
@@ -107,20 +135,22 @@ def test_a_damaged_send_buffer_ends_in_rst_and_not_in_a_wrong_byte():
     assert caught.value.cause == "RST received"
 
 
-@pytest.mark.parametrize("damage", [flip(3), flip(5), flip(60), empty, cut])
+@pytest.mark.parametrize("damage", [flip(3), flip(5), flip(60), None])
 def test_a_damaged_table_ends_all_connections(damage):
     world, h1, h2, client, server = pair()
-    damage(h1.memory["tcp"], "stack")
+    pieces = h1.memory["tcp"].pieces
+    if damage is None:
+        pieces["stack"] = pieces["stack"][:50]
+    else:
+        damage(pieces["stack"])
     h1.crash("tcp")
     assert h1.counter("tcp", "region_damaged") == 1
     assert any("table" in line for line in h1.told)
-    for host, descriptor in ((h1, client), (h2, server)):
-        host.recv(descriptor, 100).result()
-        if host is h2:
-            h2.send(server, b"is anybody there?").result()
-        with pytest.raises(SocketError) as caught:
-            world.wait(host.recv(descriptor, 100), limit=SECOND)
-        assert caught.value.name == "ECONNRESET"
+    assert_gone(world, h1, h2, client, server)
+    works(world, h1, h2)
+
+
+def works(world, h1, h2) -> None:
     fresh, other = connected_again(world, h1, h2)
     h1.send(fresh, b"works").result()
     assert world.wait(h2.recv(other, 10), limit=SECOND).data == b"works"
@@ -187,4 +217,4 @@ def test_a_disk_that_fills_up_while_a_connection_grows():
     taken = 0
     while taken < 900_000:
         taken += len(world.wait(h2.recv(server, 1 << 20), limit=SECOND).data)
-    assert h2.memory["tcp"].names() == ["stack"]
+    assert set(h2.memory["tcp"].names()) == {"stack", "slab-0"}
