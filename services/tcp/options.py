@@ -121,5 +121,6 @@ _NUMBERS = {  # field, unit, the least that makes sense
     "TCP_USER_TIMEOUT": ("user_timeout", 1_000_000, 0),
     "TCP_LINGER2": ("linger2", _SECOND, 0),
     "TCP_MAXSEG": ("maxseg", 1, 0),
+    "IP_TOS": ("tos", 1, 0),
     "SO_SNDBUF": ("send_buffer", 1, 2048),
 }

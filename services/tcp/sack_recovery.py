@@ -49,7 +49,7 @@ def on_ack(stack: Stack, tcb: Tcb, theirs: Options, acked: int, flight: int, now
         rack.detect_by_count(board, tcb.snd_mss)
     more_lost = board.to_send > marked
     tail_loss.acknowledged(stack, tcb, found, una, flight, now)
-    if _was_for_nothing(tcb, theirs, found, acked):
+    if _was_for_nothing(tcb, theirs, found):
         _undo(stack, tcb, now)
     if tcb.in_loss:
         _in_loss(stack, tcb, found, acked, flight, now)
@@ -108,7 +108,7 @@ def _detect(stack: Stack, tcb: Tcb, now: int) -> None:
 
 
 def on_reordering_timer(stack: Stack, tcb: Tcb, now: int) -> None:
-    """RFC 8985 6.3: the reordering window has passed; what is still missing is lost."""
+    """RFC 8985 6.2 step 5: the reordering window has passed; what is still missing is lost."""
     _detect(stack, tcb, now)
     if tcb.board.to_send and not tcb.in_recovery and not tcb.in_loss:
         enter(stack, tcb, 0, 0, tcb.flight, now)
@@ -214,14 +214,15 @@ def _remember(tcb: Tcb, now: int) -> None:
     """Keep what a spurious recovery must give back (RFC 4015, RFC 9438 4.9)."""
     if tcb.undo is None:
         tcb.undo = tcb.cc.to_state()
-        tcb.undo_count = 0
+        tcb.undo_count = tcb.board.in_flight_again()  # of the recovery before: they may come back
         tcb.undo_from = tcb.board.una
-        tcb.undo_stamp = tcb.timestamp(now)
+        tcb.undo_at = now
 
 
-def _was_for_nothing(tcb: Tcb, theirs: Options, found: Delivery, acked: int) -> bool:
-    """Did no segment need to be sent again? By the timestamp (RFC 3522), or because D-SACKs have
-    come for all that were (RFC 3708)."""
+def _was_for_nothing(tcb: Tcb, theirs: Options, found: Delivery) -> bool:
+    """Did no segment need to be sent again? Because D-SACKs have come for all that were (RFC 3708),
+    or by the timestamp (RFC 3522): what this recovery sent again is acknowledged, by an echo from
+    before. While other retransmissions are in flight it says nothing of them (as Linux)."""
     if tcb.undo is None:
         return False
     if found.dsack is not None and found.dsack[1] > tcb.undo_from:
@@ -230,11 +231,11 @@ def _was_for_nothing(tcb: Tcb, theirs: Options, found: Delivery, acked: int) -> 
             return True
     stamps = theirs.timestamps
     return (
-        acked > 0
-        and tcb.ts_on
+        tcb.ts_on
         and stamps is not None
-        and tcb.undo_count > 0
-        and seq.lt(stamps[1], tcb.undo_stamp)
+        and found.again_at >= tcb.undo_at
+        and not tcb.board.again
+        and seq.lt(stamps[1], tcb.timestamp(tcb.undo_at))
     )
 
 

@@ -46,12 +46,13 @@ class Delivery:
     segment sent last of what it delivers, None when nothing. rtt: nanoseconds from a segment that
     was sent once, or 0. original: something sent before `mark` and never again has arrived.
     reordered: something arrived after what was sent later. dsack: the duplicate reported, or None.
+    again_at: when the oldest retransmission was sent of what SND.UNA passes, or 0.
     """
 
-    __slots__ = ("dsack", "newest", "newly", "original", "reordered", "rtt", "sacked")
+    __slots__ = ("again_at", "dsack", "newest", "newly", "original", "reordered", "rtt", "sacked")
 
     def __init__(self) -> None:
-        self.newly = self.sacked = self.rtt = 0
+        self.newly = self.sacked = self.rtt = self.again_at = 0
         self.newest: Sent | None = None
         self.original = self.reordered = False
         self.dsack: tuple[int, int] | None = None
@@ -112,6 +113,10 @@ class Scoreboard:
         self.sendings += 1
         seg.sent_at, seg.order = now, self.sendings
         seg.delivered, seg.delivered_at = self.delivered, self.delivered_at
+
+    def in_flight_again(self) -> int:
+        """How many retransmissions are in flight."""
+        return sum(seg.again for seg in self.segs)
 
     def split(self, seg: Sent, size: int) -> None:
         """Cut a segment that is longer than the path takes now."""
@@ -177,7 +182,7 @@ class Scoreboard:
         if newest is not None and not newest.ever:
             # Of all that it reports, the last sent is what let it come: the rest may have arrived
             # long ago, with acknowledgements that were lost. Karn: not of what was sent twice.
-            found.rtt = now - newest.sent_at
+            found.rtt = max(now - newest.sent_at, 1)
         return found
 
     def _cumulative(self, una: int, found: Delivery) -> None:
@@ -185,6 +190,8 @@ class Scoreboard:
         for seg in self.segs:
             if seg.end > una:
                 break
+            if seg.ever and not seg.sacked:
+                found.again_at = min(found.again_at or seg.sent_at, seg.sent_at)
             self._arrived(seg, found)
             if seg.sacked:
                 self.sacked -= seg.end - seg.start

@@ -153,7 +153,7 @@ def passive_open(
 
 def _simultaneous_syn(tcb: Tcb, header: TcpHeader) -> TcpHeader:
     """In a simultaneous open the peer's SYN,ACK repeats a SYN that was taken already: without it
-    the segment is the ACK that figure 8 of RFC 9293 shows."""
+    the segment is the ACK that figure 7 of RFC 9293 shows."""
     if (
         tcb.state == SYN_RECEIVED
         and header.flags & (SYN | ACK | RST) == SYN | ACK

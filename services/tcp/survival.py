@@ -18,9 +18,9 @@ from plywire import seq
 from plywire.envelope import dump_state, load_state
 from plywire.errors import DecodeError
 from plywire.messages import MAX_CHUNK, Closed, Credit, Data, End, Opened
+from plywire.ports import Reservation
 from services.tcp import listener
 from services.tcp.congestion import ALGORITHMS, initial_window
-from services.tcp.ports import Reservation
 from services.tcp.region import FIRST_RING, SLAB, Region, Slabs, Store
 from services.tcp.sender import push
 from services.tcp.states import (

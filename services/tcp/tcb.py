@@ -97,7 +97,7 @@ _FIELDS: dict[str, object] = {
     "prr_delivered": 0, "prr_out": 0, "recover_fs": 0,
     "tlp_end": -1, "tlp_again": False,  # of the tail loss probe under way; it was a repeat
     # retransmissions since, and the clock and SND.UNA (as an offset) at, the first one
-    "undo_count": 0, "undo_stamp": 0, "undo_from": 0,
+    "undo_count": 0, "undo_at": 0, "undo_from": 0,
     "delivery_rate": 0,  # bytes a second
     "dsack_dups": 0,
     "ato": 0,  # how long acknowledgements may be delayed
@@ -122,6 +122,7 @@ _FIELDS: dict[str, object] = {
     "challenges": 0, "challenge_start": 0,  # RFC 5961 section 7
     # --- socket options
     "nodelay": False, "cork": False, "maxseg": 0,
+    "tos": 0,  # the Diffserv field, in an octet whose two lower bits are 0
     "keepalive": False, "keep_idle": 0, "keep_interval": 0, "keep_count": 0, "keep_probes": 0,
     "syn_count": 0, "user_timeout": 0, "linger2": 0, "thin_linear": False,
     # --- totals

@@ -40,6 +40,7 @@ class Flow:
     """Two layers that share a clock and a bottleneck with others; what `Side` expects of a Pair."""
 
     mtu = 1500
+    watches = None
 
     def __init__(self, net: Bottleneck, number: int, control: str) -> None:
         self.net = net

@@ -45,6 +45,23 @@ def test_a_lost_retransmission_is_found_without_a_timeout() -> None:
     assert peer.raw.counters["tcp_timeouts"] == 0
 
 
+def test_new_data_of_the_instant_before_it_is_no_proof_against_a_retransmission() -> None:
+    """6.2, RACK_sent_after: what was sent first is older, also where the clock is the same."""
+    peer = sending()
+    peer.advance(100 * MS)
+    peer.sack((SEGMENT, 2 * SEGMENT))
+    peer.write(b"y" * SEGMENT * 2, 11 * SEGMENT)
+    peer.sack((SEGMENT, 5 * SEGMENT))
+    peer.write(b"z" * SEGMENT * 2, 13 * SEGMENT)
+    peer.sack((SEGMENT, 10 * SEGMENT))
+    assert starts(peer) == [10, 11, 0, 12, 13]
+    peer.advance(100 * MS)
+    peer.sack((SEGMENT, 12 * SEGMENT))
+    assert starts(peer) == []
+    peer.sack((SEGMENT, 13 * SEGMENT))
+    assert starts(peer) == [0]
+
+
 def test_one_segment_beyond_a_hole_waits_for_the_reordering_window() -> None:
     peer = sending(3)
     peer.advance(100 * MS)

@@ -13,10 +13,6 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from commanded import Commands
-from exchange import exchange
-from programs import digest
-from running import program, wait_until
 
 from plywire.client import Stack
 from plywire.lab.rundir import LabError
@@ -26,6 +22,10 @@ from plywire.roles import LAYERS
 from plywire.rpc import socket_pb2 as pb
 from plywire.runtime.config import control_endpoint
 from plywire.runtime.observer import ask
+from tests.process.commanded import Commands
+from tests.process.exchange import exchange
+from tests.process.programs import digest
+from tests.process.running import program, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = 20 if os.environ.get("PLYWIRE_SOAK") else 3
@@ -226,6 +226,21 @@ def test_what_is_not_there_is_not_exchanged(lab):
         swap(lab, "h9", "tcp")
     with pytest.raises(LabError, match="no layer 'udp'"):
         swap(lab, "h1", "udp")
+
+
+def test_an_old_process_that_ends_before_the_new_one_counts_is_not_started_again(lab, monkeypatch):
+    adopt = Lab.adopt
+
+    def late(self, child, config) -> None:
+        assert self.wait_for(lambda lab: lab.layer(child.host, child.role).pid == 0)
+        adopt(self, child, config)
+
+    monkeypatch.setattr(Lab, "adopt", late)
+    before = lab.layer("h1", "ip")
+    swap(lab, "h1", "ip")
+    assert lab.layer("h1", "ip").restarts == before.restarts
+    assert lab.layer("h1", "ip").pid != before.pid
+    exchange(lab, 733)
 
 
 def test_a_layer_that_is_down_is_not_exchanged(tmp_path):
