@@ -114,12 +114,13 @@ class AppLayer(Operations):
     def _crossed_close(self, message: Any) -> bool:
         """TCP sent this before it heard of the Close: nobody waits for it any more."""
         closing = self.context.closing
-        if not closing or getattr(message, "handle", 0) not in closing:
-            return False
         if type(message) is messages.Closed:
-            del closing[message.handle]
+            if closing.pop(message.handle, None) is None:
+                # Not asked for: TCP keeps what it said of it until it knows that it was heard.
+                confirmed = messages.Close(message.trace, message.handle, 0, 0)
+                self.context.out.append(Output(TCP, confirmed))
             return False
-        return True
+        return bool(closing) and getattr(message, "handle", 0) in closing
 
     def _socket(self, message: Any) -> Socket:
         socket = self.context.handles.get(message.handle)

@@ -11,9 +11,7 @@ from typing import Any
 from plywire.calls import Call
 from plywire.config import SECOND
 from plywire.errors import SocketError
-from plywire.layer import Output
 from plywire.messages import Bind, Bound, Close, Closed, Connect, Credit, Listen, Opened
-from plywire.roles import TCP
 from services.app import names
 from services.app.context import Context
 from services.app.options import NO_LINGER
@@ -180,9 +178,6 @@ class Endpoints:
             self.context.settle(waiter)
         socket = self.context.handles.get(message.handle)
         if socket is not None:
-            # TCP keeps what it said of this connection until it knows that it was heard.
-            confirmed = Close(message.trace, message.handle, 0, 0)
-            self.context.out.append(Output(TCP, confirmed))
             self.end(socket, message.error, message.cause, message.trace)
 
     def end(self, socket: Socket, name: str, cause: str, trace: int) -> None:
