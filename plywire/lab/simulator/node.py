@@ -93,7 +93,11 @@ class Node:
     def expire(self, now: int) -> None:
         """Run the layer's timers that are due."""
         self.wake = None
-        self.layer.expire(now)
+        try:
+            self.layer.expire(now)
+        except Killed:
+            self.host.crash(self.role)
+            return
         self.flush()
 
     def flush(self) -> None:
