@@ -28,10 +28,14 @@ class FileStore:
         self._directory = directory
         boot = _BOOT_ID.read_bytes() if _BOOT_ID.exists() else b""
         mark = directory / _BOOT
-        if directory.exists() and not (mark.exists() and mark.read_bytes() == boot):
+        if mark.exists() and mark.read_bytes() == boot:
+            return
+        if directory.exists():
             shutil.rmtree(directory)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mark.write_bytes(boot)
+        directory.mkdir(mode=0o700, parents=True)
+        new = directory / f"{_BOOT}.new"
+        new.write_bytes(boot)
+        new.rename(mark)  # at once: a process that dies here leaves no half of it
 
     def names(self) -> list[str]:
         """All that is there."""
@@ -49,7 +53,8 @@ class FileStore:
             finally:
                 os.close(file)
         except OSError:
-            self.remove(name)
+            with contextlib.suppress(OSError):
+                self.remove(name)
             raise
 
     def open(self, name: str) -> memoryview:

@@ -39,6 +39,7 @@ SLAB = "slab-"
 _HEADER = struct.Struct("<8sIIQQ")  # magic, version, size of the control block, the rings' sizes
 _CRC = struct.Struct("<I")
 _ACTIVE = 63
+_MARKS = (0x5A, 0xA5)  # for slot 0 and slot 1: no flipped bit makes one the other
 _SLOTS = 64
 _RANGES = struct.Struct("<QQIIQQII")  # start, end, and the sums up to there, of each ring
 
@@ -135,7 +136,8 @@ class Region:
                 low = self._sum(base, self._rcv_size, self.rcv_start, rcv_start, low)
             rcv_sums = low, high
         self._write(slot, control, sending, snd_sums, receiving, rcv_sums)
-        self._buffer[_ACTIVE] = self._slot = slot
+        self._buffer[_ACTIVE] = _MARKS[slot]
+        self._slot = slot
         self.snd_start, self.snd_end, self.snd_sums = snd_start, snd_end, snd_sums
         self.rcv_start, self.rcv_end, self.rcv_sums = rcv_start, rcv_end, rcv_sums
         return True
@@ -160,9 +162,9 @@ class Region:
             raise DecodeError("region_damaged", f"version {version} of {size} bytes")
         if len(buffer) != self._start + snd_size + rcv_size:
             raise DecodeError("region_damaged", "not the size it says")
-        slot = buffer[_ACTIVE]
-        if slot > 1:
-            raise DecodeError("region_damaged", f"no slot {slot}")
+        if buffer[_ACTIVE] not in _MARKS:
+            raise DecodeError("region_damaged", f"no slot {buffer[_ACTIVE]}")
+        slot = _MARKS.index(buffer[_ACTIVE])
         at = _SLOTS + slot * self._slot_size
         end = at + _RANGES.size + size
         (total,) = _CRC.unpack(buffer[end : end + _CRC.size])
@@ -201,6 +203,8 @@ class Region:
         header += _CRC.pack(crc32(header))
         buffer[: len(header)] = header
         self._write(0, control, (0, 0), (0, 0), (0, 0), (0, 0))
+        buffer[_ACTIVE] = _MARKS[0]
+        self._slot = 0
 
     def moved(
         self,

@@ -359,7 +359,7 @@ class Stack:
             data = tcb.pending[0] if len(tcb.pending) == 1 else b"".join(tcb.pending)
             tcb.pending.clear()
             if not tcb.released:
-                if tcb.kept is not None:
+                if tcb.kept is not None and tcb.kept.region is not None:
                     tcb.kept.arrived.append(data)
                 offset = tcb.rcv_offset - len(data)
                 for at in range(0, len(data), MAX_CHUNK):

@@ -19,7 +19,7 @@ from plywire.envelope import dump_state, load_state
 from plywire.errors import DecodeError
 from plywire.messages import MAX_CHUNK, Closed, Credit, Data, End, Opened
 from plywire.ports import Reservation
-from services.tcp import listener
+from services.tcp import cookies, listener
 from services.tcp.congestion import ALGORITHMS, initial_window
 from services.tcp.region import FIRST_RING, SLAB, Region, Slabs, Store
 from services.tcp.sender import push
@@ -165,7 +165,7 @@ class Survival:
                 kept.region = region.moved(str(tcb.id), *now)
                 if not region.name:
                     self._slabs.give(region)
-        except OSError as error:
+        except (OSError, struct.error) as error:  # the latter: a number that no TCP needs
             self._no_room(kept, error)
         kept.arrived.clear()
 
@@ -174,12 +174,15 @@ class Survival:
         if not region.name:
             self._slabs.give(region)
             return
-        try:
-            self.store.remove(region.name)
-        except OSError as error:
-            self.say(f"region {region.name} cannot be removed: {error}")
+        self._remove(region.name)
 
-    def _no_room(self, kept: Kept, error: OSError) -> None:
+    def _remove(self, name: str) -> None:
+        try:
+            self.store.remove(name)
+        except OSError as error:
+            self.say(f"{name} cannot be removed: {error}")
+
+    def _no_room(self, kept: Kept, error: Exception) -> None:
         """The connection goes on, and would not survive this process: better than to fail it."""
         self.stack.counters["region_no_room"] += 1
         self.say(f"connection {kept.tcb.id} would not survive this process: {error}")
@@ -231,7 +234,7 @@ class Survival:
         stack.isn.key = saved["isn_key"]
         stack.ports.restore(saved["ports"])
         stack.app_generation = saved["app_generation"]
-        stack.cookies_until = now + stack.cfg.rto_max if stack.cfg.syn_cookies else 0
+        stack.cookies_until = now + 2 * cookies.PERIOD if stack.cfg.syn_cookies else 0
         for row in saved["reservations"]:
             reservation = Reservation(*row)
             stack.ports.adopt(reservation)
@@ -246,7 +249,7 @@ class Survival:
             if kept is None and entry:
                 self._blank(region, memory)
             elif kept is None:
-                self.store.remove(name)
+                self._remove(name)
         self._untold = True
         self.tables = True
         return stack.app_generation is not None
@@ -267,7 +270,7 @@ class Survival:
         files = {name for name in names if name.isdecimal()}
         slabs = {name for name in names if name.startswith(SLAB) and not name.endswith(".new")}
         for name in set(names) - files - slabs - {HEADER}:
-            self.store.remove(name)
+            self._remove(name)
         for name in sorted(files):
             try:
                 memory = self.store.open(name)
@@ -280,7 +283,7 @@ class Survival:
                 entries = self._slabs.open(name)
             except (OSError, DecodeError) as error:
                 self._give_up(name, error)
-                self.store.remove(name)
+                self._remove(name)
                 continue
             for number, memory in enumerate(entries):
                 region = Region(self.store, _CONTROL.size)
@@ -291,8 +294,11 @@ class Survival:
 
     def _blank(self, region: Region, memory: memoryview) -> None:
         """Make an entry one that nobody uses."""
-        region.format(memory, (FIRST_RING, FIRST_RING), bytes(_CONTROL.size))
-        self._slabs.free.append(region)
+        try:
+            region.load(memory)
+        except DecodeError:
+            region.format(memory, (FIRST_RING, FIRST_RING), bytes(_CONTROL.size))
+        self._slabs.give(region)
 
     def _recover(self, name: str, region: Region, memory: memoryview, now: int) -> Kept | None:
         """Make a connection again; None when there is none, or none that can be."""
@@ -371,10 +377,12 @@ class Survival:
     def clear(self) -> None:
         """Forget all that a predecessor left."""
         try:
-            for name in self.store.names():
-                self.store.remove(name)
+            names = self.store.names()
         except OSError as error:
             self.say(f"what is left of a predecessor cannot be removed: {error}")
+            return
+        for name in names:
+            self._remove(name)
 
     def resume(self, now: int) -> None:
         """Ip is there: send what the predecessor may not have sent. What was in flight counts as
@@ -453,7 +461,7 @@ class Survival:
             if entry:
                 self._blank(region, memory)
             else:
-                self.store.remove(name)
+                self._remove(name)
         for tcb in stack.by_id.values():
             if tcb.kept is None and tcb.rcv_acked == tcb.rcv_offset:
                 self.begin(tcb)

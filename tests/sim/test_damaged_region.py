@@ -31,7 +31,8 @@ def flip_in_slot(at: int):
 
     def damage(piece) -> None:
         size = (len(piece) - 64 - 2 * FIRST_RING) // 2
-        piece[64 + piece[63] * size + at] ^= 0x40
+        slot = piece[63] == 0xA5
+        piece[64 + slot * size + at] ^= 0x40
 
     return damage
 
