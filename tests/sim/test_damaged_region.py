@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from programs import MS, SECOND, connected, listener, pair, socket, two_hosts
+from sim_programs import MS, SECOND, connected, listener, pair, socket, two_hosts
 
 from plywire.errors import SocketError
 from plywire.lab.simulator import World

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from mortal import Fate
-from programs import (
+from sim_programs import (
     MS,
     SECOND,
     Program,
