@@ -39,7 +39,8 @@ class Recovery:
     def answered(self, message: Any) -> bool:
         """Whether this is TCP's answer to what `resume` asked."""
         context = self.context
-        if type(message) is not Info or message.handle not in context.checking:
+        ours = type(message) is Info and not message.topic
+        if not ours or message.handle not in context.checking:
             return False
         context.checking.discard(message.handle)
         if not message.fields:
@@ -66,7 +67,7 @@ class Recovery:
         if socket.corked:
             settings["TCP_CORK"] = 1
         for name, value in settings.items():
-            if isinstance(value, int) and value >= 0:
+            if isinstance(value, str) or value >= 0:
                 self.context.tell(Option(trace, socket.handle, name, value))
 
     def _check(self, handle: int, trace: int) -> None:

@@ -16,14 +16,14 @@ from plywire.messages import (
     Credit,
     Data,
     End,
-    Info,
     Listen,
     Option,
-    Query,
 )
 from plywire.paths import Path
 from plywire.ports import Reservation
 from services.tcp import listener, options, user_calls
+from services.tcp.congestion import ALGORITHMS
+from services.tcp.info import tcp_info
 from services.tcp.listener import Listener
 from services.tcp.sender import push
 from services.tcp.states import CLOSED, PASSIVE_OPEN
@@ -73,12 +73,6 @@ class AppCalls(app_calls.AppCalls):
             if handle in stack.listeners or handle in stack.reservations:
                 stack.tables_changed()
         super()._close(message, now)
-
-    def _query(self, message: Query, now: int) -> None:
-        if message.handle in self.stack.waiting:
-            self.stack.tell(Info(message.trace, message.handle, {"state": CLOSED}))
-            return
-        super()._query(message, now)
 
     def calls(self) -> dict[type, Callable]:
         return {
@@ -149,3 +143,13 @@ class AppCalls(app_calls.AppCalls):
         if not tcb.cork:
             stack.disarm(tcb, CORK)
         push(stack, tcb, now)  # Nagle or a cork may have held something back
+
+    def about(self, handle: int, topic: str, now: int) -> dict[str, int | str]:
+        if topic == "congestion":
+            return dict.fromkeys(sorted(ALGORITHMS), 1)
+        if not topic and handle in self.stack.waiting:
+            return {"state": CLOSED}
+        tcb = self.stack.by_handle.get(handle)
+        if topic == "tcp_info":
+            return tcp_info(tcb, now) if tcb is not None else {}
+        return super().about(handle, topic, now)

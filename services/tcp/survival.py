@@ -20,6 +20,7 @@ from plywire.errors import DecodeError
 from plywire.messages import MAX_CHUNK, Closed, Credit, Data, End, Opened
 from plywire.ports import Reservation
 from services.tcp import cookies, listener
+from services.tcp.autotune import send_limit
 from services.tcp.congestion import ALGORITHMS, initial_window
 from services.tcp.region import FIRST_RING, SLAB, Region, Slabs, Store
 from services.tcp.sender import push
@@ -50,7 +51,8 @@ _NUMBERS = (
     "rcv_acked", "rcv_mss", "rcv_ended", "ts_on", "ts_offset", "ts_recent", "sack_ok", "ecn_asked",
     "ecn_ok", "ecn_ect", "ecn_seen", "ece_due", "path_mtu", "dont_fragment", "nodelay", "cork",
     "maxseg", "keepalive", "keep_idle", "keep_interval", "keep_count", "syn_count", "user_timeout",
-    "linger2", "thin_linear", "syn_retransmits", "bytes_acked", "bytes_received", "segs_in",
+    "linger2", "thin_linear", "syn_retransmits", "snd_locked", "rcv_locked", "rcv_ssthresh",
+    "rcvq_space", "rcv_rtt", "bytes_acked", "bytes_received", "segs_in",
     "segs_out", "retransmits", "delivered_ce",
 )  # fmt: skip
 _RTT = ("srtt", "rttvar", "base")
@@ -329,6 +331,7 @@ class Survival:
         if sent:
             tcb.snd_buf.append(sent)
         stack.enter(tcb)
+        stack.memory.account(tcb)
         self._resuming.append(tcb)
         stack.counters["region_recovered"] += 1
         holder = stack.listeners.get(tcb.listener)
@@ -416,7 +419,7 @@ class Survival:
                 self._say_stream(tcb.kept, tcb.handle)
                 if tcb.opened:
                     tcb.told_acked = tcb.snd_buf.end
-                    tcb.told_limit = max(tcb.told_limit, tcb.snd_buf.start + tcb.send_buffer)
+                    tcb.told_limit = send_limit(stack, tcb)
                     stack.tell(Credit(tcb.trace, tcb.handle, tcb.told_acked, tcb.told_limit))
         for handle, error, cause in [kept.end for kept in self._ended.values()]:
             self._say_stream(self._ended[handle], handle)
@@ -546,6 +549,9 @@ def _begin_anew(tcb: Tcb, region: Region, now: int) -> None:
     tcb.ts_recent_at = tcb.una_time = tcb.last_send = now
     tcb.last_receive = tcb.last_data = now
     tcb.rtt.timed_seq = None
+    tcb.rcvq_from = tcb.rcv_acked
+    tcb.rcvq_time = tcb.rcv_rtt_at = now
+    tcb.rcv_rtt_end = tcb.rcv_offset + tcb.rcv_wnd
     tcb.told_acked = region.snd_end
     tcb.told_end = tcb.rcv_ended
     if not tcb.sack_ok or tcb.syn_unacked:

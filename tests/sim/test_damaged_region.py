@@ -80,13 +80,13 @@ def test_a_slab_that_is_cut_off_ends_its_connections(keep):
 @pytest.mark.parametrize("keep", [0, 50, 5000])
 def test_a_large_region_that_is_cut_off_ends_its_connection(keep):
     world, h1, h2, client, server = pair()
-    h1.send(client, bytes(100_000)).result()  # more than a slab's entry holds
+    h1.send(client, bytes(30_000)).result()  # more than a slab's entry holds
     world.advance(SECOND)
     pieces = h1.memory["tcp"].pieces
     (name,) = set(pieces) - {"stack", "slab-0"}
     pieces[name] = pieces[name][:keep]
     h1.crash("tcp")
-    assert h2.recv(server, 1 << 20).result().data == b"read by nobody yet" + bytes(100_000)
+    assert h2.recv(server, 1 << 20).result().data == b"read by nobody yet" + bytes(30_000)
     assert_gone_after_reading(world, h1, h2, client, server)
 
 
@@ -212,10 +212,10 @@ def test_a_disk_that_fills_up_while_a_connection_grows():
         return create(name, size)
 
     h2.memory["tcp"].create = full
-    h1.send(client, bytes(900_000)).result()
+    h1.send(client, bytes(30_000)).result()
     world.advance(5 * SECOND)
     assert h2.counter("tcp", "region_no_room") == 1
     taken = 0
-    while taken < 900_000:
+    while taken < 30_000:
         taken += len(world.wait(h2.recv(server, 1 << 20), limit=SECOND).data)
     assert set(h2.memory["tcp"].names()) == {"stack", "slab-0"}
