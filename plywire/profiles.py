@@ -55,6 +55,7 @@ class TcpConfig:
     syn_cookies: bool = True  # when the queue of handshakes is full (RFC 4987)
     backlog_max: int = 4096
     max_connections: int = 65_536  # TIME-WAIT counts; its oldest one makes room for a new one
+    survive: bool = True  # connections are kept where kill -9 of this layer does not reach
     max_orphans: int = 1024  # closed by their program, and not ended: the oldest one is reset
     congestion: str = "cubic"
     ecn: str = "passive"  # RFC 3168: off, passive (when the peer asks), on (ask as well)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from plywire import seq
 from plywire.config import TcpConfig
 from services.tcp.buffers import StreamBuffer
@@ -11,6 +13,9 @@ from services.tcp.rack import Rack
 from services.tcp.rtt import RttEstimator
 from services.tcp.scoreboard import Scoreboard
 from services.tcp.states import CLOSED, TIME_WAIT
+
+if TYPE_CHECKING:
+    from services.tcp.survival import Kept
 
 TICK = 1_000_000
 """Nanoseconds: the timestamp clock is Linux's of 1 ms (RFC 7323 5.4 allows 1 ms to 1 s)."""
@@ -142,10 +147,11 @@ class Tcb:
     order and apart; `pending` what is in order and on its way to the app.
 
     sack_recent: offsets in the blocks to report first; dsack: a duplicate to report; undo: the
-    congestion control's state before a recovery that may turn out to be spurious."""
+    congestion control's state before a recovery that may turn out to be spurious; kept: what of it
+    outlives this process."""
 
-    __slots__ = (*_FIELDS, "board", "cc", "dsack", "flush_trace", "islands", "pending", "rack",
-                 "rtt", "sack_recent", "shown", "snd_buf", "undo")  # fmt: skip
+    __slots__ = (*_FIELDS, "board", "cc", "dsack", "flush_trace", "islands", "kept", "pending",
+                 "rack", "rtt", "sack_recent", "shown", "snd_buf", "undo")  # fmt: skip
 
     def __init__(self, cfg: TcpConfig) -> None:
         for name, value in _FIELDS.items():
@@ -172,6 +178,7 @@ class Tcb:
         self.dsack: tuple[int, int] | None = None
         self.undo: list | None = None
         self.flush_trace = 0
+        self.kept: Kept | None = None
         self.shown: dict[str, int | str] = {}
 
     @property
