@@ -1,0 +1,49 @@
+"""What came of one run: the numbers that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any, NamedTuple, Self
+
+from plywire.lab.exp.samples import Samples
+from plywire.lab.exp.workload import Progress
+
+
+class Outcome(NamedTuple):
+    """results: for run.json. goodput: bits a second of payload, both ways, from connect() to the
+    last byte read; duration: seconds; retransmissions: segments of the sender; latency: seconds
+    from a request's first write to its response, the median, None without requests; completed: all
+    bytes arrived as they were sent; error: why not, "" else."""
+
+    results: dict[str, Any]
+    samples: Samples
+
+    @classmethod
+    def of(
+        cls,
+        progress: Progress,
+        began: int,
+        error: str,
+        row: Mapping[str, Any],
+        samples: Samples,
+        now: int,
+    ) -> Self:
+        """began, now: nanoseconds; row: the sender's control block at the end."""
+        ended = progress.ended
+        completed = ended is not None and progress.intact
+        if ended is not None and not completed:
+            error = "what arrived is not what was sent"
+        duration = ((now if ended is None else ended) - began) / 1e9
+        delivered = progress.delivered + progress.answered
+        latencies = progress.latencies
+        results = {
+            "completed": completed,
+            "error": error or ("" if completed else "not done within the limit"),
+            "duration": duration,
+            "delivered": delivered,
+            "goodput": delivered * 8 / duration if duration else 0.0,
+            "retransmissions": row.get("retransmits", 0),
+            "latency": median(latencies) / 1e9 if latencies else None,
+        }
+        return cls(results, samples)
