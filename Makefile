@@ -15,6 +15,7 @@ test: $(STAMP)
 
 soak: $(STAMP)
 	PLYWIRE_SOAK=1 $(BIN)/python -m pytest -s tests/process/test_swap.py
+	PLYWIRE_SOAK=1 $(BIN)/python -m pytest tests/live/test_lossy_kernel.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -12,87 +12,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from plywire.errors import ConfigError
+from plywire.profiles import MS as MS
+from plywire.profiles import PROFILES, IpConfig, TcpConfig
+from plywire.profiles import SECOND as SECOND
 from plywire.roles import LAYERS, Role
-from plywire.tables import HIGHEST, SECOND, Table, cidr
-
-MS = 1_000_000
-
-
-@dataclass(frozen=True)
-class TcpConfig:
-    """The numbers of a TCP personality; the defaults are Linux's. Times in nanoseconds."""
-
-    initial_window: int = 10  # segments (RFC 6928)
-    rto_initial: int = 1 * SECOND  # RFC 6298 2.1
-    rto_min: int = 200 * MS
-    rto_max: int = 120 * SECOND
-    delayed_ack: int = 40 * MS
-    quick_acks: int = 16  # segments acknowledged at once at the start of a connection
-    syn_retries: int = 6
-    synack_retries: int = 5
-    retries2: int = 15  # RTOs on an established connection before ETIMEDOUT
-    orphan_retries: int = 8  # the same, once no program holds the socket any more
-    time_wait: int = 60 * SECOND
-    fin_wait_2: int = 60 * SECOND
-    keepalive_time: int = 7200 * SECOND
-    keepalive_interval: int = 75 * SECOND
-    keepalive_probes: int = 9
-    send_buffer: int = 1 << 20  # bytes
-    receive_buffer: int = 1 << 20  # bytes; the credit that app gives
-    initial_receive_window: int = 65_535  # at most this in the first window offered
-    window_scaling: bool = True
-    timestamps: bool = True
-    sack: bool = True
-    rack: bool = True  # losses are found by time (RFC 8985); else by RFC 6675's count
-    frto: bool = True
-    whole_segments: bool = True  # the first window is a multiple of the MSS
-    option_order: str = "linux"  # of a SYN: MSS, SACK, timestamps, scale; bsd has scale second
-    syn_cookies: bool = True  # when the queue of handshakes is full (RFC 4987)
-    backlog_max: int = 4096
-    max_connections: int = 65_536  # TIME-WAIT counts; its oldest one makes room for a new one
-    max_orphans: int = 1024  # closed by their program, and not ended: the oldest one is reset
-    congestion: str = "cubic"
-    ecn: str = "passive"  # RFC 3168: off, passive (when the peer asks), on (ask as well)
-    port_low: int = 32_768  # ephemeral ports, both included
-    port_high: int = 60_999
-
-
-PROFILES: dict[str, TcpConfig] = {
-    "linux": TcpConfig(),
-    "bsd": TcpConfig(
-        rto_min=30 * MS,
-        rto_max=64 * SECOND,
-        quick_acks=0,
-        syn_retries=12,
-        synack_retries=3,
-        retries2=12,
-        orphan_retries=12,
-        time_wait=60 * SECOND,
-        keepalive_probes=8,
-        backlog_max=128,
-        send_buffer=256 << 10,
-        receive_buffer=256 << 10,
-        initial_receive_window=65_535,
-        whole_segments=False,
-        option_order="bsd",
-        rack=False,
-        frto=False,
-        port_low=10_000,
-        port_high=65_535,
-    ),
-}
-"""TCP personalities by name: Linux's numbers, and what differs in FreeBSD's."""
-
-
-@dataclass(frozen=True)
-class IpConfig:
-    """Numbers of the IP layer. Times in nanoseconds."""
-
-    ttl: int = 64
-    reassembly_timeout: int = 30 * SECOND
-    reassembly_bytes: int = 4 << 20  # all unfinished packets together
-    icmp_rate: int = 1000  # errors a second that this host may send
-    icmp_burst: int = 50
+from plywire.tables import HIGHEST, Table, cidr
+from plywire.tunnels import UDP, endpoint, parse_peer, peers_of_wire
 
 
 @dataclass(frozen=True)
@@ -130,7 +55,7 @@ class InterfaceConfig:
     device: str = "wire"
     wire: str = ""  # the wire that a `wire` or `raw` device is on
     listen: str = ""  # where it is reached there; "" is an ipc path in the run directory
-    peers: tuple[str, ...] = ()  # further endpoints to join
+    peers: tuple[str, ...] = ()  # further endpoints to join; of a tunnel ADDRESS=udp://HOST:PORT
     tap: str = ""  # the name of a `tap` device's kernel interface
 
     @property
@@ -166,8 +91,8 @@ class HostConfig:
     names: Mapping[str, bytes] = field(default_factory=dict)
     implementations: Mapping[Role, str] = field(default_factory=dict)
     profile: str = "linux"
-    tcp: TcpConfig = TcpConfig()
-    ip: IpConfig = IpConfig()
+    tcp: TcpConfig = PROFILES["linux"].tcp
+    ip: IpConfig = PROFILES["linux"].ip
     link: LinkConfig = LinkConfig()
     app: AppConfig = AppConfig()
 
@@ -185,10 +110,11 @@ class LabConfig:
 DEFAULT_IMPLEMENTATIONS: dict[Role, str] = {role: f"services.{role}:create" for role in LAYERS}
 """What runs a role unless the lab file names another: `module:factory`."""
 
-_DEVICES = ("wire", "tap", "raw")
-WIRES = frozenset({"wire", "raw"})
-"""The devices that are on a wire of the lab; a raw one carries bare IP packets."""
-EVERYWHERE = ("tcp://*:", "tcp://0.0.0.0:")
+_DEVICES = ("wire", "tap", "raw", "tunnel")
+WIRES = frozenset({"wire", "raw", "tunnel"})
+"""The devices that are on a wire of the lab; a raw one carries bare IP packets, and so does a
+tunnel, over UDP."""
+EVERYWHERE = ("tcp://*:", "tcp://0.0.0.0:", "udp://0.0.0.0:")
 """How endpoints begin at which one can listen, but not be reached."""
 
 
@@ -218,6 +144,8 @@ def part(lab: LabConfig, hosts: Collection[str]) -> LabConfig:
     ]
 
     def alone(item: InterfaceConfig) -> InterfaceConfig:
+        if item.device == "tunnel":  # `parse` has put them in, with their addresses
+            return item
         peers = [other.listen for other in elsewhere if item.wire and other.wire == item.wire]
         return replace(item, peers=tuple(dict.fromkeys((*item.peers, *peers))))
 
@@ -288,7 +216,10 @@ def parse(data: Mapping[str, Any], where: str = "lab.toml") -> LabConfig:
             raise name_table.error(key, "the name of a host, which means its first address")
         names[name_key] = name_table.address(key)
     top.done()
-    hosts = {key: replace(item, names=names) for key, item in hosts.items()}
+    stations = [station for item in hosts.values() for station in item.interfaces]
+    for key, item in hosts.items():
+        completed = tuple(peers_of_wire(each, stations, EVERYWHERE) for each in item.interfaces)
+        hosts[key] = replace(item, names=names, interfaces=completed)
     return LabConfig(name, hosts, names, metrics)
 
 
@@ -362,8 +293,8 @@ def _host(name: str, table: Table, wires: set[str]) -> HostConfig:
         forwarding=table.flag("forwarding", len(interfaces) > 1),
         implementations=implementations,
         profile=profile,
-        tcp=numbers(table.table("tcp"), PROFILES[profile]),
-        ip=numbers(table.table("ip"), IpConfig()),
+        tcp=numbers(table.table("tcp"), PROFILES[profile].tcp),
+        ip=numbers(table.table("ip"), PROFILES[profile].ip),
         link=numbers(table.table("link"), LinkConfig()),
         app=numbers(table.table("app"), AppConfig()),
     )
@@ -400,6 +331,13 @@ def _interface(table: Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
     mtu = table.number("mtu", 1500)
     if not 576 <= mtu <= 65_535:
         raise table.error("mtu", f"{mtu} is not from 576 to 65535")
+    listen, peers = table.text("listen", ""), table.texts("peers")
+    if device == "tunnel":
+        try:
+            endpoint(listen)
+            tuple(map(parse_peer, peers))
+        except ValueError as error:
+            raise table.error("peers" if listen.startswith(UDP) else "listen", str(error)) from None
     name = table.text("name", f"eth{ifindex - 1}")
     if not name.replace("-", "").replace(".", "").isalnum() or len(name) > 15:
         raise table.error("name", f"{name!r} is not letters, digits, - and ., 15 at most")
@@ -412,8 +350,8 @@ def _interface(table: Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
         mtu=mtu,
         device=device,
         wire=wire,
-        listen=table.text("listen", ""),
-        peers=table.texts("peers"),
+        listen=listen,
+        peers=peers,
         tap=tap,
     )
     table.done()

@@ -7,6 +7,8 @@ the simulator) looks the name up here.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from collections.abc import Callable
 
 from plywire.config import DEFAULT_IMPLEMENTATIONS, HostConfig
 from plywire.errors import ConfigError
@@ -43,6 +45,18 @@ def load(spec: str) -> Factory:
             where, f"{attribute} is not a factory but of type {type(factory).__name__}"
         )
     return factory
+
+
+def devices(spec: str) -> Callable | None:
+    """The `open_ports` of an implementation that brings devices of its own: of the module
+    `devices` in its package. None when it has none."""
+    name = f"{spec.partition(':')[0]}.devices"
+    try:
+        if importlib.util.find_spec(name) is None:
+            return None
+    except ModuleNotFoundError:  # what is named is a module, which can have none
+        return None
+    return importlib.import_module(name).open_ports
 
 
 def implementation(host: HostConfig, role: Role) -> str:

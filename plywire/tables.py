@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from plywire.errors import ConfigError
+from plywire.profiles import SECOND
 
-SECOND = 1_000_000_000
 HIGHEST = 2**31 - 1
 """The most that a number of a file may be, unless it has a range of its own."""
 

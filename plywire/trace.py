@@ -64,7 +64,7 @@ class Tracer:
         """A message left for `peer` (OUT) or came from it (IN)."""
         below = _ORDER.index(peer) > _ORDER.index(self.layer)
         down = below == (what == OUT)
-        name = _BYTES.get(type(message))
+        name = _BYTES.get(type(message)) or ("payload" if hasattr(message, "payload") else "")
         packet = getattr(message, name) if name else b""
         fields = {
             field: value if isinstance(value, int | str) else _text(value)

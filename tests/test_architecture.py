@@ -47,10 +47,12 @@ def is_core(path: Path) -> bool:
 
 
 CORES = [path for path in modules("services") if is_core(path)]
+DEVICES = [path for path in modules("services") if "devices" in path.parts]
 
 
 def test_there_is_something_to_check():
     assert {"link", "ip", "tcp", "app"} <= {path.parent.name for path in CORES}
+    assert {"link", "link_tunnel", "tcp_host"} <= {path.parents[1].name for path in DEVICES}
     assert {"messages", "envelope", "seq", "timers", "trace"} <= KERNEL
 
 
@@ -103,6 +105,19 @@ def test_cores_have_no_randomness_of_their_own(path):
             assert node.value.id != "random" or node.attr == "Random", ast.unparse(node)
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) != "random.Random", "rng comes through the factory"
+
+
+@pytest.mark.parametrize("path", DEVICES, ids=name)
+def test_devices_import_the_kernel_the_runtime_and_their_own_package_only(path):
+    """They do the I/O of a core, so the standard library is theirs; the loop is the shell's."""
+    own = f"services.{path.relative_to(ROOT / 'services').parts[0]}"
+    for module in imports(path):
+        if top(module) == "plywire":
+            assert module.split(".")[1] in KERNEL | {"wire", "runtime"}, module
+        elif top(module) == "services":
+            assert f"{module}.".startswith(f"{own}."), module
+        else:
+            assert top(module) in sys.stdlib_module_names - {"asyncio", "threading"}, module
 
 
 @pytest.mark.parametrize("path", modules("services"), ids=name)

@@ -56,10 +56,27 @@ def test_a_row_has_tests_that_exist_or_a_reason(row):
         assert name in functions_of(file), f"{file} has no {name}"
 
 
-def test_every_must_of_rfc_9293_has_a_row():
-    """Appendix B numbers them from 1 to 69."""
+NUMBERS = {"MUST": range(1, 70), "SHLD": range(1, 32)}
+"""Of RFC 9293, appendix B (Table 8): both are numbered without a gap."""
+RFCS = (
+    894, 826, 5227, 791, 792, 815, 6864, 1858, 3128, 1071, 1624, 768, 1191, 5927, 6633, 6918, 6298,
+    5681, 6582, 3042, 6928, 7323, 2018, 2883, 6675, 8985, 9438, 9937, 9406, 5682, 5961, 9293, 6056,
+    4987, 6191, 1337, 3168, 5482, 896, 1122,
+)  # fmt: skip
+"""Whose clauses the page goes through."""
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_every_number_of_appendix_b_has_a_row(kind):
     numbered = set()
     for clause, _, _ in rows():
-        for low, high in re.findall(r"MUST-(\d+)(?: to MUST-(\d+))?", clause):
+        for low, high in re.findall(rf"{kind}-(\d+)(?: to {kind}-(\d+))?", clause):
             numbered |= set(range(int(low), int(high or low) + 1))
-    assert numbered == set(range(1, 70))
+    assert numbered == set(NUMBERS[kind])
+
+
+@pytest.mark.parametrize("number", RFCS)
+def test_every_rfc_has_a_row(number):
+    headings = re.findall(r"^## RFC (\d+)", PAGE.read_text(), re.MULTILINE)
+    clauses = [clause for clause, _, _ in rows()]
+    assert str(number) in headings or any(re.search(rf"\b{number}\b", clause) for clause in clauses)

@@ -11,16 +11,22 @@ from plywire.client.errors import os_error
 _LINGER = struct.Struct("ii")
 _INT = struct.Struct("i")
 
+_LEVELS = {"SO": socket.SOL_SOCKET, "TCP": socket.IPPROTO_TCP, "IP": socket.IPPROTO_IP}
+
 _NAMES: dict[tuple[int, int], str] = {
-    (socket.SOL_SOCKET if name.startswith("SO_") else socket.IPPROTO_TCP, number): name
+    (_LEVELS[name.partition("_")[0]], number): name
     for name in (
         "SO_REUSEADDR", "SO_KEEPALIVE", "SO_LINGER", "SO_SNDBUF", "SO_RCVBUF", "SO_ERROR",
         "SO_TYPE", "SO_ACCEPTCONN", "SO_DOMAIN", "SO_PROTOCOL", "SO_OOBINLINE", "TCP_NODELAY",
         "TCP_CORK", "TCP_MAXSEG", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_SYNCNT",
         "TCP_QUICKACK", "TCP_USER_TIMEOUT", "TCP_LINGER2",
+        "IP_TOS",
     )
     if (number := getattr(socket, name, None)) is not None
 }  # fmt: skip
+TCP_THIN_LINEAR_TIMEOUTS = 16
+"""Linux's number of it, which Python's socket module does not have."""
+_NAMES[socket.IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS] = "TCP_THIN_LINEAR_TIMEOUTS"
 
 
 def name_of(level: int, option: int) -> str:

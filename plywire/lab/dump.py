@@ -7,17 +7,16 @@ from dataclasses import fields
 from typing import Any
 
 from plywire.config import (
-    PROFILES,
     SECOND,
     TIMES,
     AppConfig,
     HostConfig,
     InterfaceConfig,
-    IpConfig,
     LabConfig,
     LinkConfig,
     host_names,
 )
+from plywire.profiles import PROFILES
 
 
 def dump_lab(lab: LabConfig) -> str:
@@ -58,8 +57,8 @@ def _host(host: HostConfig) -> list[str]:
         lines += ["", f"[{here}.implementations]"]
         lines += [f"{role} = {_value(spec)}" for role, spec in host.implementations.items()]
     for name, numbers, default in (
-        ("tcp", host.tcp, PROFILES[host.profile]),
-        ("ip", host.ip, IpConfig()),
+        ("tcp", host.tcp, PROFILES[host.profile].tcp),
+        ("ip", host.ip, PROFILES[host.profile].ip),
         ("link", host.link, LinkConfig()),
         ("app", host.app, AppConfig()),
     ):

@@ -26,7 +26,7 @@ import zmq
 from plywire.config import EVERYWHERE, WIRES, HostConfig, LabConfig
 from plywire.errors import ConfigError
 from plywire.layer import Layer
-from plywire.registry import implementation, load
+from plywire.registry import devices, implementation, load
 from plywire.roles import LOSSLESS, Role, neighbours
 from plywire.runtime import config as places
 from plywire.runtime import logs
@@ -183,6 +183,7 @@ def _run(
             role, host, layer, spec, tracer, context, directory, clock, verbs, generation, taken
         )
         shell.hand_over_by(Handover(leader, shell, spec, generation))
+        open_ports = devices(spec) or open_ports
         if open_ports is not None:
             peers = wire_peers(lab, host, directory)
             for port in open_ports(host, context, directory, peers, clock):

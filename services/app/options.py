@@ -45,6 +45,8 @@ SETTABLE: dict[str, Spec] = {
     "TCP_SYNCNT": Spec("range", 1, 127),
     "TCP_USER_TIMEOUT": Spec("range", 0, _MAX_INT),
     "TCP_LINGER2": Spec("range", -_MAX_INT, _MAX_INT),
+    "IP_TOS": Spec("range"),
+    "TCP_THIN_LINEAR_TIMEOUTS": Spec("flag"),
 }
 
 FIXED: dict[str, int] = {"SO_TYPE": 1, "SO_DOMAIN": 2, "SO_PROTOCOL": 6}
@@ -73,6 +75,8 @@ def defaults(host: HostConfig) -> dict[str, int]:
         "TCP_SYNCNT": tcp.syn_retries,
         "TCP_USER_TIMEOUT": 0,
         "TCP_LINGER2": tcp.fin_wait_2 // SECOND,
+        "IP_TOS": 0,
+        "TCP_THIN_LINEAR_TIMEOUTS": int(tcp.thin_linear_timeouts),
     }
 
 
@@ -86,6 +90,8 @@ def checked(name: str, value: int, host: HostConfig) -> int:
         return int(value != 0)
     if name == "TCP_LINGER2":  # 0: the host's own; beyond 2 minutes: 2 minutes; negative: none
         return max(-1, min(value, _MAX_LINGER2)) or host.tcp.fin_wait_2 // SECOND
+    if name == "IP_TOS":  # an octet, of which ECN's bits are TCP's own
+        return value & 0xFC
     if name == "TCP_MAXSEG" and value == 0:
         return defaults(host)[name]
     if spec.kind == "clamp":

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 
 from plywire.config import MS, SECOND, InterfaceConfig, LinkConfig
+from plywire.links import ANY_ADDRESS, address_text
 from plywire.timers import Timers
 from plywire.trace import Tracer
 from plywire.wire import arp
-from services.link.base import ANY_ADDRESS, address_text
 
 # RFC 5227 section 1.1, times in nanoseconds.
 PROBE_WAIT = 1 * SECOND

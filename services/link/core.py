@@ -11,21 +11,23 @@ from functools import partial
 from plywire.config import HostConfig, InterfaceConfig
 from plywire.errors import DecodeError
 from plywire.layer import Output
+from plywire.links import (
+    ANY_ADDRESS,
+    LIMITED_BROADCAST,
+    BareInterface,
+    LinkBase,
+    LinkInterface,
+    directed_broadcast,
+    incoming_flags,
+    outgoing,
+)
 from plywire.messages import FLAG_BROADCAST, MAX_PACKET, Datagram, Frame, NeighbourFailed
 from plywire.roles import IP
 from plywire.timers import Timers
 from plywire.trace import Tracer
 from plywire.wire import arp, ethernet
-from services.link.base import (
-    ANY_ADDRESS,
-    LIMITED_BROADCAST,
-    LinkBase,
-    LinkInterface,
-    directed_broadcast,
-)
 from services.link.claim import AddressClaim
 from services.link.neighbours import Neighbours, ipv4_header
-from services.link.raw import RawInterface, incoming_flags, outgoing
 
 ALL_HOSTS = bytes.fromhex("01005e000001")
 """Where 224.0.0.1 is heard, the one multicast group of every host (RFC 1112 section 6.4)."""
@@ -96,7 +98,7 @@ class LinkLayer(LinkBase):
 
     def _down(self, datagram: Datagram, interface: LinkInterface, now: int) -> None:
         trace, _, next_hop, _, packet = datagram
-        if type(interface) is RawInterface:
+        if type(interface) is BareInterface:
             super()._transmit(interface, outgoing(datagram, interface), trace, now)
             return
         if len(packet) > interface.mtu:
@@ -127,7 +129,7 @@ class LinkLayer(LinkBase):
 
     def _up(self, message: Frame, interface: LinkInterface, now: int) -> None:
         frame = message.frame
-        if type(interface) is RawInterface:
+        if type(interface) is BareInterface:
             flags = incoming_flags(message, interface)
             self._accept(interface, frame)
             self._deliver(interface, frame, flags, message.trace)
@@ -220,7 +222,7 @@ def create(host: HostConfig, rng: random.Random, tracer: Tracer) -> LinkLayer:
 
 
 def _interface(config: InterfaceConfig) -> LinkInterface:
-    return RawInterface(config) if config.device == "raw" else EthernetInterface(config)
+    return BareInterface(config) if config.device == "raw" else EthernetInterface(config)
 
 
 def _group_header(interface: EthernetInterface, next_hop: bytes) -> bytes:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from plywire.config import InterfaceConfig, LinkConfig
 from plywire.errors import IllegalTransition
+from plywire.links import address_text
 from plywire.timers import Timers
 from plywire.trace import Tracer
 from plywire.wire import arp, ethernet
-from services.link.base import address_text
 
 MS = 1_000_000
 

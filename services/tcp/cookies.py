@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from plywire.isn import endpoint_hash
+from plywire.paths import Path
 from plywire.wire.tcp import ACK, MAX_WINDOW_SHIFT, SYN, Options, TcpHeader
 from services.tcp import ecn, options, user_calls
-from services.tcp.isn import endpoint_hash
-from services.tcp.paths import Path
 from services.tcp.tcb import Key, Tcb
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from plywire.app_calls import PATHS
 from plywire.envelope import dump_state, load_state
 from plywire.errors import DecodeError
 from plywire.layer import Output
@@ -20,14 +21,14 @@ from plywire.messages import (
     Paths,
     Segment,
 )
+from plywire.ports import Reservation
 from plywire.roles import APP, IP, Role
 from plywire.wire.ipv4 import PROTOCOL_TCP
 from plywire.wire.tcp import decode
 from services.tcp import icmp_errors, listener, timeouts
 from services.tcp.app_calls import AppCalls
-from services.tcp.ports import Reservation
 from services.tcp.segment_arrives import segment_arrives
-from services.tcp.stack import PATHS, Stack
+from services.tcp.stack import Stack
 from services.tcp.states import LISTEN, SYN_RECEIVED
 from services.tcp.tcb import Tcb
 
@@ -79,9 +80,7 @@ class TcpLayer:
         stack.now = now
         for owner, kind in stack.timers.expire(now):
             if kind == PATHS:
-                connect = stack.waiting.pop(owner)
-                stack.trace = connect.trace
-                self._app.connect_now(connect, now)
+                self._app.connect_now(stack.waiting.pop(owner), now)
                 continue
             tcb = stack.by_id[owner]
             stack.trace = tcb.trace
@@ -196,13 +195,8 @@ class TcpLayer:
             icmp_errors.packet_error(self.stack, message, now)
 
     def _paths(self, message: Paths, now: int) -> None:
-        stack = self.stack
-        stack.paths.replace(message.rows)
-        waiting, stack.waiting = stack.waiting, {}
-        for handle, connect in waiting.items():
-            stack.timers.cancel((handle, PATHS))
-            stack.trace = connect.trace
-            self._app.connect_now(connect, now)
+        self.stack.paths.replace(message.rows)
+        self._app.paths_came(now)
 
     def _hello(self, message: Hello, now: int) -> None:
         """An app that was started anew has forgotten its sockets: nobody holds them any more."""

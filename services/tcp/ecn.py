@@ -111,7 +111,7 @@ def on_ack(stack: Stack, tcb: Tcb, flags: int, ahead: int, now: int) -> None:
 def _reduce(stack: Stack, tcb: Tcb, now: int) -> None:
     cc = tcb.cc
     one = cc.cwnd <= tcb.snd_mss
-    cc.on_loss(tcb.flight, tcb.snd_mss, now)
+    cc.on_loss(min(tcb.flight, cc.cwnd), tcb.snd_mss, now)
     reduced(tcb)
     if one:
         # 6.1.2: less than a segment a round trip is one segment a retransmission timeout.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.messages import PacketError
+from plywire.paths import MIN_PMTU
 from plywire.wire.icmp import (
     FRAGMENTATION_NEEDED,
     HOST_UNREACHABLE,
@@ -22,7 +23,6 @@ from plywire.wire.icmp import (
     UNREACHABLE,
 )
 from services.tcp import options, recovery, sack_recovery
-from services.tcp.paths import MIN_PMTU
 from services.tcp.sender import push
 from services.tcp.states import RCV_ERROR, SYN_SENT
 from services.tcp.tcb import Tcb

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from plywire.paths import ANY, Path
+from plywire.ports import Reservation
 from plywire.wire.tcp import ACK, RST, SYN, TcpHeader, parse_options
 from services.tcp import cookies, options, user_calls
-from services.tcp.paths import ANY, Path
-from services.tcp.ports import Reservation
 from services.tcp.segment_arrives import passive_open, segment_arrives
 from services.tcp.stack import sequence_length
 from services.tcp.states import CLOSE, CLOSED, LISTEN, RCV_SYN, TIME_WAIT

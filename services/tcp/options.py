@@ -109,6 +109,7 @@ def set_option(tcb: Tcb, name: str, value: int | str) -> None:
 _FLAGS = {
     "TCP_NODELAY": "nodelay",
     "TCP_CORK": "cork",
+    "TCP_THIN_LINEAR_TIMEOUTS": "thin_linear",
     "SO_KEEPALIVE": "keepalive",
     "SO_REUSEADDR": "reuse",
 }
@@ -120,5 +121,6 @@ _NUMBERS = {  # field, unit, the least that makes sense
     "TCP_USER_TIMEOUT": ("user_timeout", 1_000_000, 0),
     "TCP_LINGER2": ("linger2", _SECOND, 0),
     "TCP_MAXSEG": ("maxseg", 1, 0),
+    "IP_TOS": ("tos", 1, 0),
     "SO_SNDBUF": ("send_buffer", 1, 2048),
 }

@@ -20,14 +20,18 @@ _MIN_RTT_LIFE = 300 * 1_000_000_000  # Linux: the minimum is that of the last fi
 
 
 class Rack:
-    """RFC 8985's variables: sent_at and end are of the newest segment delivered (RACK.segment),
-    rtt is its round trip, reo_mult in quarters of min_rtt."""
+    """RFC 8985's variables: order is that of the newest segment delivered (RACK.segment), rtt its
+    round trip, reo_mult in quarters of min_rtt.
 
-    __slots__ = ("again", "dsack_round", "end", "min_at", "min_rtt", "reo_mult", "reo_persist",
-                 "reordering_seen", "rtt", "sent_at")  # fmt: skip
+    The RFC orders what was sent at the same time by sequence number. Here new data may go out just
+    before a retransmission at the same reading of the clock, so transmissions are counted.
+    """
+
+    __slots__ = ("again", "dsack_round", "min_at", "min_rtt", "order", "reo_mult", "reo_persist",
+                 "reordering_seen", "rtt")  # fmt: skip
 
     def __init__(self) -> None:
-        self.sent_at = self.end = self.rtt = 0
+        self.order = self.rtt = 0
         self.again = False  # that segment was a retransmission
         self.min_rtt = self.min_at = 0
         self.reo_mult = 1
@@ -44,25 +48,31 @@ class Rack:
         newest = found.newest
         if newest is not None:
             rtt = now - newest.sent_at
-            # Step 2: is it the retransmission that has arrived, or the original all along?
+            # Step 2: is it the retransmission that has arrived, or the original all along? The echo
+            # tells only of what moves SND.UNA: a segment out of order is never echoed (RFC 7323
+            # 4.3), so for what a block reports the round trip has to do, as in Linux.
+            echoed = tsecr is not None and newest.end <= tcb.board.una
             doubtful = newest.ever and (
-                rtt < self.min_rtt
-                or (tsecr is not None and seq.lt(tsecr, tcb.timestamp(newest.sent_at)))
+                rtt < self.min_rtt or (echoed and seq.lt(tsecr, tcb.timestamp(newest.sent_at)))
             )
             if not doubtful:
                 self.rtt = rtt
-                if (newest.sent_at, newest.end) > (self.sent_at, self.end):
-                    self.sent_at, self.end = newest.sent_at, newest.end
-                    self.again = newest.ever
+                if newest.order > self.order:
+                    self.order, self.again = newest.order, newest.ever
         if found.reordered:
             self.reordering_seen = True
-        self._adapt(tcb.board, found)
+        self._adapt(tcb, found)
 
-    def _adapt(self, board: Scoreboard, found: Delivery) -> None:
-        """Step 4: a D-SACK says that the window was too narrow."""
+    def _adapt(self, tcb: Tcb, found: Delivery) -> None:
+        """Step 4: a D-SACK says that the window was too narrow. As in Linux, one that answers a
+        repeat that a timer sent does not: the window has had no part in it."""
+        board = tcb.board
         if self.dsack_round >= 0 and board.una >= self.dsack_round:
             self.dsack_round = -1
-        if found.dsack is not None and self.dsack_round < 0:
+        dsack = found.dsack
+        if dsack is None or dsack[1] <= board.mark or (tcb.tlp_again and dsack[1] == tcb.tlp_end):
+            return
+        if self.dsack_round < 0:
             self.dsack_round = board.nxt
             self.reo_mult = min(self.reo_mult + 1, 255)
             self.reo_persist = _PERSIST_ROUNDS
@@ -93,7 +103,7 @@ class Rack:
                 break
             if seg.sacked or (seg.lost and not seg.again):
                 continue
-            if (seg.sent_at, seg.end) >= (self.sent_at, self.end):
+            if seg.order >= self.order:
                 continue
             remaining = seg.sent_at + window - now
             if remaining <= 0:
@@ -101,6 +111,14 @@ class Rack:
             elif remaining > wait:
                 wait = remaining
         return wait
+
+    def timed_out(self, tcb: Tcb, now: int) -> None:
+        """RACK_mark_losses_on_RTO of section 6.3: what was sent lately is not given up."""
+        board = tcb.board
+        window = self.rtt + self.reordering_window(tcb)
+        for seg in board.segs:
+            if not seg.sacked and seg.sent_at + window <= now:
+                board.mark_lost(seg)
 
     def to_state(self) -> list:
         """All fields, in the order of the class's slots."""

@@ -93,6 +93,7 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
         data = data[tcb.rcv_offset - offset :]
         offset = tcb.rcv_offset
         tcb.ack_now = True
+        acknowledge_quickly(stack, tcb)
     room = tcb.rcv_offset + tcb.rcv_wnd - offset
     if len(data) > room:
         data = data[: max(room, 0)]
@@ -103,11 +104,15 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
         # RFC 5681 4.2: FIN is a part of the stream, and beyond a hole it is answered as such.
         tcb.ack_now = tcb.ack_now or (fin and offset > tcb.rcv_offset)
         return
+    if now - tcb.last_data > tcb.rtt.rto:
+        acknowledge_quickly(stack, tcb)  # as Linux: the sender begins anew, or had a timeout
+    tcb.last_data = now
     size = len(data)
     if size > tcb.rcv_mss:
         tcb.rcv_mss = size
     if offset != tcb.rcv_offset:
         tcb.ack_now = True  # RFC 5681 4.2: a duplicate ACK at once
+        acknowledge_quickly(stack, tcb)
         stack.counters["tcp_ofo_queue"] += 1
         if covers(tcb.islands, offset, offset + size):
             arrived_again(tcb, offset, offset + size)
@@ -123,6 +128,13 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
     else:
         advance(stack, tcb, data)
         _acknowledge_later(stack, tcb, now)
+
+
+def acknowledge_quickly(stack: Stack, tcb: Tcb) -> None:
+    """Something was lost: the sender's window is small now and grows by acknowledgements, and those
+    may be lost as well. The next segments are acknowledged one by one (RFC 5681 4.2 allows it)."""
+    if tcb.quick_acks < stack.cfg.quick_acks:
+        tcb.quick_acks = stack.cfg.quick_acks
 
 
 def _acknowledge_later(stack: Stack, tcb: Tcb, now: int) -> None:

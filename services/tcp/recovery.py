@@ -43,7 +43,7 @@ def on_new_ack(stack: Stack, tcb: Tcb, acked: int, flight: int, now: int) -> boo
     retransmit_first(stack, tcb, now)
     cc.cwnd = max(cc.cwnd - acked, mss) + (mss if acked >= mss else 0)
     tcb.partial_acks += 1
-    return tcb.partial_acks == 1  # RFC 6582 4: the impatient variant
+    return tcb.partial_acks == 1  # RFC 6582 3.2 step 3: the timer starts again for the first
 
 
 def on_duplicate_ack(stack: Stack, tcb: Tcb, now: int) -> None:
@@ -92,7 +92,7 @@ def on_timeout(stack: Stack, tcb: Tcb, now: int) -> None:
 
 def on_smaller_mtu(tcb: Tcb) -> None:
     """A packet was too big, which is no congestion: all is sent again in smaller ones
-    (RFC 1191 6.5)."""
+    (RFC 1191 6.4)."""
     tcb.recover = seq.add(tcb.snd_nxt, -1)
     tcb.in_recovery = False
     tcb.dup_acks = 0

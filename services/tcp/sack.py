@@ -39,7 +39,7 @@ def take_blocks(tcb: Tcb, most: int) -> list[tuple[int, int]]:
         chosen.append(tcb.dsack)
         tcb.dsack = None
         if covers(islands, *chosen[0]):
-            arrived_early(tcb, chosen[0][0])  # the block around it follows (RFC 2883 4.2)
+            arrived_early(tcb, chosen[0][0])  # the block around it follows (RFC 2883 4)
     used: list[int] = []
     for offset in tcb.sack_recent:
         index = around(islands, offset)

@@ -13,7 +13,7 @@ from plywire.wire.tcp import Options
 from services.tcp import ecn, prr, rack, tail_loss
 from services.tcp.options import echoed_rtt
 from services.tcp.scoreboard import Delivery
-from services.tcp.tcb import REORDERING, Tcb
+from services.tcp.tcb import REORDERING, RTO, Tcb
 from services.tcp.transmit import retransmit_segment
 
 if TYPE_CHECKING:
@@ -48,19 +48,23 @@ def on_ack(stack: Stack, tcb: Tcb, theirs: Options, acked: int, flight: int, now
     elif board.sacked:
         rack.detect_by_count(board, tcb.snd_mss)
     more_lost = board.to_send > marked
-    tail_loss.acknowledged(stack, tcb, found, una, now)
-    if _was_for_nothing(tcb, theirs, found, acked):
+    tail_loss.acknowledged(stack, tcb, found, una, flight, now)
+    if _was_for_nothing(tcb, theirs, found):
         _undo(stack, tcb, now)
     if tcb.in_loss:
         _in_loss(stack, tcb, found, acked, flight, now)
     elif tcb.in_recovery:
         _in_recovery(stack, tcb, found, acked, more_lost, now)
+        if not tcb.in_recovery and not board.to_send:
+            # As Linux: what the last acknowledgement is the first to report was sent in the reduced
+            # window, and counts as in congestion avoidance.
+            _grow(tcb, found.newly, flight, now)
     elif tcb.in_cwr:
         prr.on_ack(tcb, found.newly, acked > 0 and not more_lost)
     elif not board.to_send:
         _grow(tcb, acked, flight, now)
     if board.to_send and not tcb.in_recovery and not tcb.in_loss and not tcb.resizing:
-        enter(stack, tcb, found.sacked, acked, now)
+        enter(stack, tcb, found.sacked, acked, flight, now)
     if tcb.resizing and not board.lost:
         tcb.resizing = False
 
@@ -70,6 +74,9 @@ def _measure(tcb: Tcb, theirs: Options, found: Delivery, acked: int, flight: int
     rtt = found.rtt
     if found.dsack is not None:
         rtt = 0  # it answers a repeat, but its echo and its news may be as old as a lost ACK
+        # Both transmissions have arrived, so it was the timer that was wrong (RFC 4015 step 8), and
+        # the path is alive: RFC 8961 4, item 3, wants no back-off any longer than that.
+        tcb.rtt.backoff = 0
     elif not rtt and acked and tcb.ts_on and theirs.timestamps is not None:
         rtt = echoed_rtt(tcb, theirs.timestamps[1], now)
     if rtt:
@@ -101,18 +108,19 @@ def _detect(stack: Stack, tcb: Tcb, now: int) -> None:
 
 
 def on_reordering_timer(stack: Stack, tcb: Tcb, now: int) -> None:
-    """RFC 8985 6.3: the reordering window has passed; what is still missing is lost."""
+    """RFC 8985 6.2 step 5: the reordering window has passed; what is still missing is lost."""
     _detect(stack, tcb, now)
     if tcb.board.to_send and not tcb.in_recovery and not tcb.in_loss:
-        enter(stack, tcb, 0, 0, now)
+        enter(stack, tcb, 0, 0, tcb.flight, now)
 
 
-def enter(stack: Stack, tcb: Tcb, sacked: int, acked: int, now: int) -> None:
-    """A loss was found: fast recovery begins (RFC 6675 section 5, step 4)."""
+def enter(stack: Stack, tcb: Tcb, sacked: int, acked: int, flight: int, now: int) -> None:
+    """A loss was found: fast recovery begins (RFC 6675 section 5, step 4). flight: as it was before
+    the acknowledgement that shows it, as RFC 9937 has it, since one may take much away."""
     board = tcb.board
     _remember(tcb, now)
     if not tcb.in_cwr:  # RFC 3168 6.1.2: once for each window of data
-        tcb.cc.on_loss(tcb.flight, tcb.snd_mss, now)
+        tcb.cc.on_loss(_counted(tcb, flight), tcb.snd_mss, now)
     ecn.reduced(tcb)
     tcb.recover = seq.add(tcb.snd_nxt, -1)
     tcb.recover_at = board.nxt
@@ -120,6 +128,12 @@ def enter(stack: Stack, tcb: Tcb, sacked: int, acked: int, now: int) -> None:
     prr.enter(tcb, sacked, acked)
     stack.counters["tcp_fast_retrans"] += 1
     stack.note(tcb, "fast recovery", now, seq=tcb.snd_una)
+
+
+def _counted(tcb: Tcb, flight: int) -> int:
+    """FlightSize as it sets ssthresh: what limited transmit has sent is left out (RFC 6675 5, step
+    4.2), and what cwnd has not let out since an earlier loss."""
+    return min(flight, tcb.cc.cwnd)
 
 
 def _in_recovery(
@@ -149,14 +163,31 @@ def on_timeout(stack: Stack, tcb: Tcb, now: int) -> None:
         tcb.frto = FRTO_FIRST if stack.cfg.frto and not first.ever else 0
     else:
         tcb.frto = 0
-    tcb.cc.on_timeout(tcb.flight, tcb.snd_mss, tcb.retries == 0 and not tcb.in_cwr, now)
+    _reduce(tcb, now)
     board.mark = board.nxt
-    board.mark_all_lost()
+    board.mark_lost(first)
+    if stack.cfg.rack:
+        tcb.rack.timed_out(tcb, now)
+    else:
+        board.mark_all_lost()
     tcb.in_recovery = tcb.resizing = False
     tcb.in_loss = True
     tcb.tlp_end = -1
     stack.disarm(tcb, REORDERING)
     retransmit_segment(stack, tcb, first, now)
+
+
+def _reduce(tcb: Tcb, now: int) -> None:
+    """ssthresh and cwnd at a timeout. One that ends a fast recovery belongs to the loss that the
+    recovery began with: ssthresh was set for it, and what PRR has made of cwnd does not count."""
+    cc = tcb.cc
+    first = tcb.retries == 0 and not tcb.in_cwr  # RFC 3168 6.1.2: once for each window of data
+    if tcb.in_recovery:
+        before = cc.ssthresh
+        cc.on_timeout(tcb.flight, tcb.snd_mss, first, now)
+        cc.ssthresh = min(cc.ssthresh, before)
+    else:
+        cc.on_timeout(_counted(tcb, tcb.flight), tcb.snd_mss, first, now)
 
 
 def _in_loss(stack: Stack, tcb: Tcb, found: Delivery, acked: int, flight: int, now: int) -> None:
@@ -183,14 +214,15 @@ def _remember(tcb: Tcb, now: int) -> None:
     """Keep what a spurious recovery must give back (RFC 4015, RFC 9438 4.9)."""
     if tcb.undo is None:
         tcb.undo = tcb.cc.to_state()
-        tcb.undo_count = 0
+        tcb.undo_count = tcb.board.in_flight_again()  # of the recovery before: they may come back
         tcb.undo_from = tcb.board.una
-        tcb.undo_stamp = tcb.timestamp(now)
+        tcb.undo_at = now
 
 
-def _was_for_nothing(tcb: Tcb, theirs: Options, found: Delivery, acked: int) -> bool:
-    """Did no segment need to be sent again? By the timestamp (RFC 3522), or because D-SACKs have
-    come for all that were (RFC 3708)."""
+def _was_for_nothing(tcb: Tcb, theirs: Options, found: Delivery) -> bool:
+    """Did no segment need to be sent again? Because D-SACKs have come for all that were (RFC 3708),
+    or by the timestamp (RFC 3522): what this recovery sent again is acknowledged, by an echo from
+    before. While other retransmissions are in flight it says nothing of them (as Linux)."""
     if tcb.undo is None:
         return False
     if found.dsack is not None and found.dsack[1] > tcb.undo_from:
@@ -199,11 +231,11 @@ def _was_for_nothing(tcb: Tcb, theirs: Options, found: Delivery, acked: int) -> 
             return True
     stamps = theirs.timestamps
     return (
-        acked > 0
-        and tcb.ts_on
+        tcb.ts_on
         and stamps is not None
-        and tcb.undo_count > 0
-        and seq.lt(stamps[1], tcb.undo_stamp)
+        and found.again_at >= tcb.undo_at
+        and not tcb.board.again
+        and seq.lt(stamps[1], tcb.timestamp(tcb.undo_at))
     )
 
 
@@ -243,4 +275,16 @@ def retransmit_lost(stack: Stack, tcb: Tcb, now: int) -> None:
             if (pipe and pipe + size > cc.cwnd) or seg.start + size > edge:
                 return
             retransmit_segment(stack, tcb, seg, now)
+            if seg is board.segs[0]:
+                _give_time(stack, tcb, now)
         index += 1
+
+
+def _give_time(stack: Stack, tcb: Tcb, now: int) -> None:
+    """The first segment has gone out again: the timer, which runs since before it was found lost,
+    must not end before the answer can be here. RFC 6675 6 allows a timer started anew, as Linux
+    does it; two round trips will do, after which RFC 8985 7.2 has any answer overdue."""
+    wait = min(2 * tcb.rtt.srtt + 4 * tcb.rtt.rttvar, tcb.rtt.rto)
+    ends = stack.timers.get((tcb.id, RTO))
+    if ends is not None and ends < now + wait:
+        stack.arm(tcb, RTO, now + wait)

@@ -15,23 +15,25 @@ of 36 bytes (CVE-2019-11477 and its kin)."""
 
 _START = attrgetter("start")
 _RUN_END = itemgetter(1)
-_STATE = ("start", "end", "sent_at", "sacked", "lost", "again", "ever", "delivered",
+_STATE = ("start", "end", "sent_at", "order", "sacked", "lost", "again", "ever", "delivered",
           "delivered_at")  # fmt: skip
 _LISTS = ("runs", "segs")
 
 
 class Sent:
     """A segment in flight. lost: given up, and to be sent again; again: a retransmission of it is
-    in flight; ever: it was retransmitted at some time."""
+    in flight; ever: it was retransmitted at some time. order: the number of its transmission, since
+    many are sent at one reading of the clock."""
 
     __slots__ = _STATE
 
     def __init__(
-        self, start: int, end: int, sent_at: int, delivered: int, delivered_at: int
+        self, start: int, end: int, sent_at: int, order: int, delivered: int, delivered_at: int
     ) -> None:
         self.start = start
         self.end = end
         self.sent_at = sent_at
+        self.order = order
         self.sacked = self.lost = self.again = self.ever = False
         self.delivered = delivered
         self.delivered_at = delivered_at
@@ -44,12 +46,13 @@ class Delivery:
     segment sent last of what it delivers, None when nothing. rtt: nanoseconds from a segment that
     was sent once, or 0. original: something sent before `mark` and never again has arrived.
     reordered: something arrived after what was sent later. dsack: the duplicate reported, or None.
+    again_at: when the oldest retransmission was sent of what SND.UNA passes, or 0.
     """
 
-    __slots__ = ("dsack", "newest", "newly", "original", "reordered", "rtt", "sacked")
+    __slots__ = ("again_at", "dsack", "newest", "newly", "original", "reordered", "rtt", "sacked")
 
     def __init__(self) -> None:
-        self.newly = self.sacked = self.rtt = 0
+        self.newly = self.sacked = self.rtt = self.again_at = 0
         self.newest: Sent | None = None
         self.original = self.reordered = False
         self.dsack: tuple[int, int] | None = None
@@ -59,12 +62,14 @@ class Scoreboard:
     """The segments between `una` and `nxt`, in order; sums are bytes.
 
     `pipe` is RFC 6675's estimate of what is in the network. mark: where `nxt` was when the last
-    timeout happened. first_lost: nothing before it is to be sent again. runs: (start, end) of what
-    lies side by side and was reported, so that a block that comes again is not walked again.
+    timeout happened. sendings: how many transmissions there were. first_lost: nothing before it is
+    to be sent again. runs: (start, end) of what lies side by side and was reported, so that a block
+    that comes again is not walked again.
     """
 
     __slots__ = ("again", "delivered", "delivered_at", "first_lost", "high_sacked", "lost", "mark",
-                 "nxt", "runs", "sacked", "sacked_count", "segs", "to_send", "una")  # fmt: skip
+                 "nxt", "runs", "sacked", "sacked_count", "segs", "sendings", "to_send",
+                 "una")  # fmt: skip
 
     def __init__(self) -> None:
         self.segs: list[Sent] = []
@@ -76,6 +81,7 @@ class Scoreboard:
         self.runs: list[tuple[int, int]] = []
         self.high_sacked = 0
         self.mark = 0
+        self.sendings = 0
         self.delivered = 0
         self.delivered_at = 0
 
@@ -92,7 +98,8 @@ class Scoreboard:
         """New data has gone out."""
         if not self.segs:
             self.delivered_at = now
-        self.segs.append(Sent(start, end, now, self.delivered, self.delivered_at))
+        self.sendings += 1
+        self.segs.append(Sent(start, end, now, self.sendings, self.delivered, self.delivered_at))
         self.nxt = end
 
     def sent_again(self, seg: Sent, now: int) -> None:
@@ -103,12 +110,19 @@ class Scoreboard:
             if seg.lost:
                 self.to_send -= size
         seg.again = seg.ever = True
-        seg.sent_at = now
+        self.sendings += 1
+        seg.sent_at, seg.order = now, self.sendings
         seg.delivered, seg.delivered_at = self.delivered, self.delivered_at
+
+    def in_flight_again(self) -> int:
+        """How many retransmissions are in flight."""
+        return sum(seg.again for seg in self.segs)
 
     def split(self, seg: Sent, size: int) -> None:
         """Cut a segment that is longer than the path takes now."""
-        rest = Sent(seg.start + size, seg.end, seg.sent_at, seg.delivered, seg.delivered_at)
+        rest = Sent(
+            seg.start + size, seg.end, seg.sent_at, seg.order, seg.delivered, seg.delivered_at
+        )
         rest.lost, rest.again, rest.ever = seg.lost, seg.again, seg.ever
         seg.end = rest.start
         self.segs.insert(bisect_left(self.segs, rest.start, key=_START), rest)
@@ -156,7 +170,9 @@ class Scoreboard:
             if _is_duplicate(blocks, una):  # RFC 2883 section 4
                 found.dsack = blocks[0]
                 blocks = blocks[1:]
-            for left, right in blocks:
+            # In order, not as they come: what was reported in vain before, and is now again behind
+            # newer news, was not reordered.
+            for left, right in sorted(blocks):
                 if una < right <= self.nxt and left < right:
                     self._block(left, right, found)
         if found.newly:
@@ -166,7 +182,7 @@ class Scoreboard:
         if newest is not None and not newest.ever:
             # Of all that it reports, the last sent is what let it come: the rest may have arrived
             # long ago, with acknowledgements that were lost. Karn: not of what was sent twice.
-            found.rtt = now - newest.sent_at
+            found.rtt = max(now - newest.sent_at, 1)
         return found
 
     def _cumulative(self, una: int, found: Delivery) -> None:
@@ -174,6 +190,8 @@ class Scoreboard:
         for seg in self.segs:
             if seg.end > una:
                 break
+            if seg.ever and not seg.sacked:
+                found.again_at = min(found.again_at or seg.sent_at, seg.sent_at)
             self._arrived(seg, found)
             if seg.sacked:
                 self.sacked -= seg.end - seg.start
@@ -242,7 +260,7 @@ class Scoreboard:
                 found.reordered = True
         seg.lost = seg.again = False
         newest = found.newest
-        if newest is None or (seg.sent_at, seg.end) > (newest.sent_at, newest.end):
+        if newest is None or seg.order > newest.order:
             found.newest = seg
 
     def to_state(self) -> list:
@@ -258,7 +276,7 @@ class Scoreboard:
         for name, value in zip(names, state[0], strict=True):
             setattr(board, name, value)
         for row in state[1]:
-            seg = Sent(0, 0, 0, 0, 0)
+            seg = Sent(0, 0, 0, 0, 0, 0)
             for name, value in zip(_STATE, row, strict=True):
                 setattr(seg, name, value)
             board.segs.append(seg)

@@ -153,7 +153,7 @@ def passive_open(
 
 def _simultaneous_syn(tcb: Tcb, header: TcpHeader) -> TcpHeader:
     """In a simultaneous open the peer's SYN,ACK repeats a SYN that was taken already: without it
-    the segment is the ACK that figure 8 of RFC 9293 shows."""
+    the segment is the ACK that figure 7 of RFC 9293 shows."""
     if (
         tcb.state == SYN_RECEIVED
         and header.flags & (SYN | ACK | RST) == SYN | ACK
@@ -192,6 +192,7 @@ def _check_sequence(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
     elif length and not flags & SYN:
         stack.counters["tcp_out_of_window"] += 1
         tcb.ack_now = True
+        receiver.acknowledge_quickly(stack, tcb)
         if ahead < 0 and data:  # all of it a repeat: RFC 2883
             start = max(tcb.rcv_offset + ahead, 0)
             arrived_again(tcb, start, min(start + len(data), tcb.rcv_offset))

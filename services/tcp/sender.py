@@ -81,6 +81,10 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
         used += length
         if fin:
             break
+    if tcb.frto == FRTO_SECOND and board.nxt == board.mark:
+        # RFC 5682 3.1 step 2: the peer has no room for new data, so F-RTO cannot tell.
+        tcb.frto = 0
+        retransmit_lost(stack, tcb, now)
     if sacked and tcb.snd_nxt != before:
         schedule(stack, tcb, now)
     if tcb.cork and not held:

@@ -11,6 +11,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from plywire.app_calls import PATHS
+from plywire.isn import InitialSequenceNumbers
 from plywire.layer import Output
 from plywire.messages import (
     FLAG_DONT_FRAGMENT,
@@ -23,6 +25,8 @@ from plywire.messages import (
     Opened,
     Segment,
 )
+from plywire.paths import PathTable
+from plywire.ports import Ports, Reservation
 from plywire.roles import APP, IP
 from plywire.timers import Timers
 from plywire.wire.ipv4 import PROTOCOL_TCP
@@ -38,9 +42,6 @@ from plywire.wire.tcp import (
     sack_option,
     timestamps_option,
 )
-from services.tcp.isn import InitialSequenceNumbers
-from services.tcp.paths import PathTable
-from services.tcp.ports import Ports, Reservation
 from services.tcp.receiver import offer_window
 from services.tcp.sack import take_blocks
 from services.tcp.states import (
@@ -64,8 +65,6 @@ if TYPE_CHECKING:
     from plywire.config import HostConfig
     from plywire.trace import Tracer
     from services.tcp.listener import Listener
-
-PATHS = "paths"  # a connect that waits for ip's first word; the only kind keyed by a handle
 
 COUNTERS = (
     "tcp_active_opens", "tcp_passive_opens", "tcp_attempt_fails", "tcp_estab_resets",
@@ -267,7 +266,7 @@ class Stack:
         )  # fmt: skip
         src, dst = tcb.local_address, tcb.remote_address
         segment = Segment(
-            self.trace or tcb.trace, PROTOCOL_TCP, src, dst, tos, 0,
+            self.trace or tcb.trace, PROTOCOL_TCP, src, dst, tcb.tos | tos, 0,
             FLAG_DONT_FRAGMENT if tcb.dont_fragment else 0, encode(header, payload, src, dst),
         )  # fmt: skip
         self.out.append(Output(IP, segment))

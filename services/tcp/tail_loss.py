@@ -67,14 +67,17 @@ def probe(stack: Stack, tcb: Tcb, now: int) -> None:
     stack.arm(tcb, RTO, now + tcb.rtt.rto)
 
 
-def acknowledged(stack: Stack, tcb: Tcb, found: Delivery, una: int, now: int) -> None:
-    """Section 7.4: was it the probe that repaired a loss? Then the loss was congestion."""
+def acknowledged(stack: Stack, tcb: Tcb, found: Delivery, una: int, flight: int, now: int) -> None:
+    """Section 7.4: was it the probe that repaired a loss? Then the loss was congestion.
+
+    flight: what was in flight before this acknowledgement.
+    """
     if tcb.tlp_end < 0 or una < tcb.tlp_end:
         return
     if tcb.tlp_again and found.dsack is None and una > tcb.tlp_end:
         stack.counters["tcp_loss_probe_recovery"] += 1
         if not tcb.in_cwr:  # RFC 3168 6.1.2: once for each window of data
-            tcb.cc.on_loss(tcb.flight, tcb.snd_mss, now)
+            tcb.cc.on_loss(min(flight, tcb.cc.cwnd), tcb.snd_mss, now)
         ecn.reduced(tcb)
         tcb.cc.cwnd = tcb.cc.ssthresh
         tcb.tlp_end = -1

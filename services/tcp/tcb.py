@@ -92,7 +92,7 @@ _FIELDS: dict[str, object] = {
     "prr_delivered": 0, "prr_out": 0, "recover_fs": 0,
     "tlp_end": -1, "tlp_again": False,  # of the tail loss probe under way; it was a repeat
     # retransmissions since, and the clock and SND.UNA (as an offset) at, the first one
-    "undo_count": 0, "undo_stamp": 0, "undo_from": 0,
+    "undo_count": 0, "undo_at": 0, "undo_from": 0,
     "delivery_rate": 0,  # bytes a second
     "dsack_dups": 0,
     "ato": 0,  # how long acknowledgements may be delayed
@@ -100,7 +100,7 @@ _FIELDS: dict[str, object] = {
     "syn_retransmits": 0,
     "probes": 0, "probe_backoff": 0,  # of a closed window: unanswered, and sent
     "una_time": 0,  # when snd_una last moved, or the oldest byte was first sent
-    "last_send": 0, "last_receive": 0,
+    "last_send": 0, "last_receive": 0, "last_data": 0,
     # --- ECN (RFC 3168, services.tcp.ecn)
     "ecn_asked": False,  # a SYN of ours had ECE and CWR
     "ecn_ok": False, "ecn_ect": False,  # marks are echoed; our data is ECT
@@ -117,8 +117,9 @@ _FIELDS: dict[str, object] = {
     "challenges": 0, "challenge_start": 0,  # RFC 5961 section 7
     # --- socket options
     "nodelay": False, "cork": False, "maxseg": 0,
+    "tos": 0,  # the Diffserv field, in an octet whose two lower bits are 0
     "keepalive": False, "keep_idle": 0, "keep_interval": 0, "keep_count": 0, "keep_probes": 0,
-    "syn_count": 0, "user_timeout": 0, "linger2": 0,
+    "syn_count": 0, "user_timeout": 0, "linger2": 0, "thin_linear": False,
     # --- totals
     "segs_in": 0, "segs_out": 0, "retransmits": 0, "bytes_acked": 0, "bytes_received": 0,
 }  # fmt: skip
@@ -144,6 +145,7 @@ class Tcb:
         self.keep_interval = cfg.keepalive_interval
         self.keep_count = cfg.keepalive_probes
         self.syn_count = cfg.syn_retries
+        self.thin_linear = cfg.thin_linear_timeouts
         self.rtt = RttEstimator(cfg.rto_initial, cfg.rto_min, cfg.rto_max)
         self.cc: CongestionControl = ALGORITHMS[cfg.congestion](0)
         self.snd_buf = StreamBuffer()
@@ -171,6 +173,11 @@ class Tcb:
     def snd_una_offset(self) -> int:
         """SND.UNA as an offset; beyond the last byte when FIN is acknowledged."""
         return self.snd_buf.start + seq.sub(self.snd_una, self.snd_buf_seq)
+
+    @property
+    def in_flight(self) -> int:
+        """Segments sent and not acknowledged; without SACK in full ones."""
+        return len(self.board.segs) if self.sack_ok else -(-self.flight // self.snd_mss)
 
     def timestamp(self, now: int) -> int:
         """TSval: the connection's timestamp clock."""
@@ -269,7 +276,6 @@ class Tcb:
         board = self.board
         rtt = self.rtt
         mss = self.snd_mss
-        unacked = len(board.segs) if self.sack_ok else -(-self.flight // mss)
         return {
             "state": self.state,
             "ca_state": "Loss" if self.in_loss else "Recovery" if self.in_recovery
@@ -281,13 +287,13 @@ class Tcb:
             "ato": self.ato // 1000,
             "snd_mss": mss,
             "rcv_mss": self.rcv_mss,
-            "unacked": unacked,
+            "unacked": self.in_flight,
             "sacked": board.sacked_count,
             "lost": sum(seg.lost for seg in board.segs),
             "retrans": sum(seg.again for seg in board.segs),
             "total_retrans": self.retransmits,
             "last_data_sent": (now - self.last_send) // 1_000_000,
-            "last_data_recv": (now - self.last_receive) // 1_000_000,
+            "last_data_recv": (now - self.last_data) // 1_000_000,
             "pmtu": self.path_mtu,
             "rtt": rtt.srtt // 1000,
             "rttvar": rtt.rttvar // 1000,

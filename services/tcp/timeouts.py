@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from plywire import seq
 from plywire.wire.tcp import ACK
 from services.tcp import ecn, recovery, sack_recovery, tail_loss
+from services.tcp.congestion import INFINITE
 from services.tcp.sender import push
 from services.tcp.states import (
     CLOSED,
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from services.tcp.stack import Stack
 
 
+_THIN_SEGMENTS = 4
+_THIN_RETRIES = 6
+
+
 def timeout(stack: Stack, tcb: Tcb, kind: str, now: int) -> None:
     """Run one timer of one connection."""
     _HANDLERS[kind](stack, tcb, now)
@@ -54,14 +59,27 @@ def _retransmission(stack: Stack, tcb: Tcb, now: int) -> None:
         retransmit_first(stack, tcb, now)
     else:
         engine = sack_recovery if tcb.sack_ok else recovery
+        thin = _is_thin(tcb)
         engine.on_timeout(stack, tcb, now)
         ecn.reduced(tcb)
-        tcb.rtt.back_off()
+        if not thin:
+            tcb.rtt.back_off()
     tcb.retries += 1
     when = now + tcb.rtt.rto
     if tcb.user_timeout:
         when = max(min(when, tcb.una_time + tcb.user_timeout), now + 1_000_000)
     stack.arm(tcb, RTO, when)
+
+
+def _is_thin(tcb: Tcb) -> bool:
+    """Linux's TCP_THIN_LINEAR_TIMEOUTS, where a program or the host wants it: with less than four
+    segments in flight, and not in the first slow start, six timeouts go without back-off."""
+    return (
+        tcb.thin_linear
+        and tcb.retries < _THIN_RETRIES
+        and tcb.in_flight < _THIN_SEGMENTS
+        and tcb.cc.ssthresh < INFINITE
+    )
 
 
 def _attempts(stack: Stack, tcb: Tcb) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from plywire.isn import timestamp_offset
+from plywire.paths import Path
 from services.tcp import options, receiver
-from services.tcp.isn import timestamp_offset
-from services.tcp.paths import Path
 from services.tcp.sender import push
 from services.tcp.states import (
     ABORT,
@@ -54,7 +54,7 @@ def prepare(stack: Stack, tcb: Tcb, path: Path, limit: int, now: int) -> None:
     tcb.snd_una = tcb.iss
     tcb.snd_nxt = tcb.snd_cursor = tcb.snd_buf_seq = seq.add(tcb.iss, 1)
     tcb.rtt.timed_seq, tcb.rtt.timed_at = tcb.snd_nxt, now
-    tcb.una_time = tcb.last_send = tcb.last_receive = now
+    tcb.una_time = tcb.last_send = tcb.last_receive = tcb.last_data = now
 
 
 def send(stack: Stack, tcb: Tcb, offset: int, data: bytes, now: int) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
-from plywire.messages import Accepted, Close, Closed, Credit, Data, End, Opened
+from plywire.messages import Accepted, Close, Closed, Credit, Data, End, Opened, Option
 from plywire.wire import tcp as wire
 from plywire.wire.tcp import ACK, FIN, PSH, RST, SYN, Options, TcpHeader
 from services.tcp_lite import states
-from services.tcp_lite.sockets import DEFAULT_MSS, Block, Key
+from services.tcp_lite.block import DEFAULT_MSS, Block
 from services.tcp_lite.states import FINISHING, OPENING, RECEIVING, SENDING
 
 if TYPE_CHECKING:
@@ -33,51 +33,38 @@ class Connection(Block):
 
     __slots__ = ("layer",)
 
-    def __init__(
-        self, layer: TcpLite, handle: int = 0, key: Key = (b"", 0, b"", 0), trace: int = 0
-    ) -> None:
-        super().__init__(handle, key, trace)
+    def __init__(self, layer: TcpLite, **fields: object) -> None:
+        super().__init__(**fields)
         self.layer = layer
 
     # --- opened: SYN, SYN+ACK, ACK ----------------------------------------------------------------
 
-    def open(self, mtu: int, limit: int, now: int) -> None:
-        """connect() (3.10.1): buffers and a sequence number from now on; SYN."""
-        self._prepare(mtu, limit, now)
-        self.layer.counters["tcp_active_opens"] += 1
-        self._change(states.ACTIVE_OPEN, now)
-        self._send_syn(now)
-
-    def answer(self, header: TcpHeader, theirs: Options, mtu: int, now: int) -> None:
-        """A listener got a SYN (3.10.7.2): this block is made for it; SYN,ACK."""
-        self.state = states.LISTEN
-        self._prepare(mtu, self.layer.cfg.receive_buffer, now)
-        self.layer.counters["tcp_passive_opens"] += 1
-        self._take_syn(header, theirs)
-        self._change(states.RCV_SYN, now)
-        self._send_syn(now)
-
-    def _prepare(self, mtu: int, limit: int, now: int) -> None:
+    def open(self, mtu: int, limit: int, now: int, syn: TcpHeader | None = None) -> None:
+        """OPEN (3.10.1): buffers and a sequence number from now on; then SYN, or SYN,ACK when the
+        block is made for a listener that got `syn` (3.10.7.2)."""
         cfg = self.layer.cfg
-        self.iss = self.snd_una = self.layer.initial_sequence_number(self.key, now)
+        self.iss = self.snd_una = self.layer.isn.choose(*self.key, now)
         self.snd_nxt = seq.add(self.iss, 1)
-        self.send_buffer = cfg.send_buffer
+        self.send_buffer, self.base, self.timed_at = cfg.send_buffer, cfg.rto_initial, now
         self.rcv_limit, self.rcv_wnd = limit, min(limit, _MAX_WINDOW)
         self.rcv_mss = max(mtu - _HEADERS, DEFAULT_MSS)
-        self.base = cfg.rto_initial
-        self.timed_at = now
+        if syn is not None:
+            self._take_syn(syn)
+            self.state = states.LISTEN
+        self.layer.counters["tcp_passive_opens" if syn else "tcp_active_opens"] += 1
+        self.change(states.RCV_SYN if syn else states.ACTIVE_OPEN, now)
+        self._send_syn(now)
 
     def _send_syn(self, now: int) -> None:
         flags = SYN if self.state == states.SYN_SENT else SYN | ACK
         self._send(flags, self.iss, b"", wire.build_options(Options(mss=self.rcv_mss)))
-        self._wait_for_answer(now)
+        self._wait(self.rto(self.layer.cfg), now)
 
-    def _take_syn(self, header: TcpHeader, theirs: Options) -> None:
+    def _take_syn(self, header: TcpHeader) -> None:
         """Text on a SYN is not taken; it comes again, since it is not acknowledged."""
-        self.irs = header.seq
-        self.rcv_nxt = seq.add(header.seq, 1)
-        peer_mss = DEFAULT_MSS if theirs.mss is None else max(theirs.mss, _MIN_MSS)
-        self.snd_mss = min(peer_mss, self.rcv_mss)
+        theirs = wire.parse_options(header.options).mss  # may raise, before anything is changed
+        self.irs, self.rcv_nxt = header.seq, seq.add(header.seq, 1)
+        self.snd_mss = min(DEFAULT_MSS if theirs is None else max(theirs, _MIN_MSS), self.rcv_mss)
         self._set_window(header)
 
     def _answer_to_syn(self, header: TcpHeader, now: int) -> None:
@@ -86,37 +73,35 @@ class Connection(Block):
         if flags & ACK and header.ack != self.snd_nxt:
             if not flags & RST:
                 layer.reset(header, 0, self.remote_address, self.local_address)
-        elif flags & RST:
+        elif flags & RST and flags & ACK:
+            self.end(states.RCV_RST, now, "ECONNREFUSED", "RST received")
+        elif flags & RST or not flags & SYN:
+            layer.drop("useless_in_syn_sent", now)
+        else:
+            self._take_syn(header)
             if flags & ACK:
-                self.end(states.RCV_RST, "ECONNREFUSED", "RST received", now)
-            else:
-                layer.drop("rst_in_syn_sent", now)
-        elif not flags & SYN:
-            layer.drop("no_syn_in_syn_sent", now)
-        elif flags & ACK:
-            self._take_syn(header, wire.parse_options(header.options))
-            self._acknowledged(header.ack, now)
-            self._established(states.RCV_SYN_ACK, now)
-            self.ack_due = True
-        else:  # a SYN that crosses ours: figure 8
-            self._take_syn(header, wire.parse_options(header.options))
-            self.timed_at, self.retries = None, 0
-            self._change(states.RCV_SYN, now)
-            self._send_syn(now)
+                self._acknowledged(header.ack, now)
+                self._established(states.RCV_SYN_ACK, now)
+                self.ack_due = True
+            else:  # a SYN that crosses ours: figure 7
+                self.timed_at, self.retries = None, 0
+                self.change(states.RCV_SYN, now)
+                self._send_syn(now)
 
     def _established(self, event: str, now: int) -> None:
-        self._change(event, now)
+        self.change(event, now)
         self.opened = True
         if not self.released:
-            limit = self.snd_offset + self.send_buffer
-            self._tell(Opened, self.listener, self.local_address, self.local_port,
-                       self.remote_address, self.remote_port, limit)  # fmt: skip
+            self._tell(Opened, self.listener, *self.key, self.snd_offset + self.send_buffer)
         if self.closing:  # the program was quicker than the peer
-            self._change(states.CLOSE, now)
+            self.change(states.CLOSE, now)
 
     def accepted(self, message: Accepted, now: int) -> None:
         """A program has taken it."""
-        self.layer.accepted(self)
+        self.queued = False
+
+    def option(self, message: Option, now: int) -> None:
+        """No option changes what this TCP does; app keeps what programs read back."""
 
     # --- a pipe: sending one segment and waiting for its acknowledgement --------------------------
 
@@ -134,19 +119,17 @@ class Connection(Block):
 
     def _push(self, now: int) -> None:
         """Send the next segment, unless one is under way."""
-        if self.waiting or self.state not in SENDING:
+        due = self.snd_buf or self.state in FINISHING
+        if self.waiting or not due or self.state not in SENDING:
             return
-        if not self.snd_buf and self.state not in FINISHING:
-            return
-        timers = self.layer.timers
+        probing = self.key in self.layer.timers
         room = self._room()
         if room:
-            if self.key in timers:  # a closed window was probed: that was no congestion
-                self.backoff = 0
+            self.backoff = 0 if probing else self.backoff  # a closed window was no congestion
             self._send_first(room, now)
             self.waiting = True
-        elif self.key not in timers:
-            timers.set(self.key, now + self.rto(self.layer.cfg))  # then probe (3.8.6.1)
+        elif not probing:
+            self._wait(self.rto(self.layer.cfg), now)  # then probe (3.8.6.1)
 
     def _room(self) -> int:
         """How much of the peer's window may be used; 0 when it is silly (3.8.6.2.1, MUST-38)."""
@@ -159,31 +142,26 @@ class Connection(Block):
         length = min(len(self.snd_buf), self.snd_mss, room)
         last = length == len(self.snd_buf)
         fin = last and self.state in FINISHING and length < room
-        flags = ACK | (PSH if last and length else 0) | (FIN if fin else 0)
-        if self.snd_nxt == self.snd_una:
-            self.timed_at = now
-        else:
-            self.timed_at = None  # Karn: nobody can tell which of the two is acknowledged
-            self._count_again()
+        again = self.snd_nxt != self.snd_una
+        self.timed_at = None if again else now  # Karn: which of the two is acknowledged?
         self.snd_nxt = seq.largest(self.snd_nxt, seq.add(self.snd_una, length + fin))
         self.fin_sent |= fin
-        self._send(flags, self.snd_una, bytes(self.snd_buf[:length]))
-        self._wait_for_answer(now)
+        flags = ACK | (PSH if last and length else 0) | (FIN if fin else 0)
+        self._send(flags, self.snd_una, self.snd_buf[:length])
+        self._count_again(again)
+        self._wait(self.rto(self.layer.cfg), now)
 
     def _acknowledged(self, ack: int, now: int) -> None:
         """SND.UNA < SEG.ACK =< SND.NXT: the segment has arrived, or the front of it."""
-        cfg = self.layer.cfg
         if self.timed_at is not None and ack == self.snd_nxt:
-            self.measured(now - self.timed_at, cfg)
+            self.measured(now - self.timed_at, self.layer.cfg)
         elif self.state in OPENING:
             self.base, self.backoff = _LATER_RTO, 0
         if self.state not in OPENING:
             count = min(seq.sub(ack, self.snd_una), len(self.snd_buf))  # FIN is not in there
-            del self.snd_buf[:count]
+            self.snd_buf = self.snd_buf[count:]
             self.snd_offset += count
-        self.snd_una = ack
-        self.waiting = False
-        self.timed_at, self.retries = None, 0
+        self.snd_una, self.waiting, self.timed_at, self.retries = ack, False, None, 0
         self.layer.timers.cancel(self.key)
         self._tell_credit()
 
@@ -222,7 +200,7 @@ class Connection(Block):
             return
         new = data[repeated : repeated + self.rcv_wnd]
         if new and self.released:
-            self.end(states.ABORT, "", "data after close", now, reset=True)  # RFC 1122 4.2.2.13
+            self.abort(now, "data after close")  # RFC 1122 4.2.2.13
             return
         if new:
             self._tell(Data, self.rcv_offset, new)
@@ -233,7 +211,7 @@ class Connection(Block):
             self.rcv_nxt = seq.add(self.rcv_nxt, 1)
             if not self.released:
                 self._tell(End, self.rcv_offset)
-            self._change(states.RCV_FIN, now)
+            self.change(states.RCV_FIN, now)
             self._left_over(now)
 
     # --- closed: FIN, ACK, FIN, ACK ---------------------------------------------------------------
@@ -245,17 +223,16 @@ class Connection(Block):
         if message.offset != self.snd_offset + len(self.snd_buf):
             self.layer.drop("end_elsewhere", now)
             return
-        self.trace = message.trace
-        self.closing = True
+        self.trace, self.closing = message.trace, True
         if self.state in (states.ESTABLISHED, states.CLOSE_WAIT):
-            self._change(states.CLOSE, now)
+            self.change(states.CLOSE, now)
             self._push(now)
 
     def close(self, message: Close, now: int) -> None:
         """The program has let go of the descriptor; a stream that would lack its end is reset."""
-        self.layer.accepted(self)
+        self.queued = False
         if self.state == states.SYN_SENT:
-            self.end(states.CLOSE, "", "", now)
+            self.end(states.CLOSE, now)
             return
         if not message.abort:
             self.shut(message, now)
@@ -265,40 +242,25 @@ class Connection(Block):
             self.released = True
             self._left_over(now)
 
-    def abort(self, now: int) -> None:
+    def abort(self, now: int, cause: str = "") -> None:
         """ABORT (3.10.5): RST, and nothing is left."""
-        self.end(states.ABORT, "", "", now, reset=self.state != states.SYN_SENT)
-
-    def _our_fin_arrived(self, now: int) -> bool:
-        """Is there still a connection?"""
-        if self.state == states.LAST_ACK:
-            self.end(states.RCV_ACK_OF_FIN, "", "", now)
-            return False
-        if self.state in (states.FIN_WAIT_1, states.CLOSING):
-            self._change(states.RCV_ACK_OF_FIN, now)
-            self._left_over(now)
-        return True
+        if self.state != states.SYN_SENT:
+            self._send(RST | ACK, self.snd_nxt)
+            self.layer.counters["tcp_out_rsts"] += 1
+        self.end(states.ABORT, now, "", cause)
 
     def _left_over(self, now: int) -> None:
         """The program has nothing more to learn; the block outlives that by 2 MSL, or until the
         peer closes, but not for ever."""
         cfg = self.layer.cfg
-        if self.state == states.TIME_WAIT:
-            wait = cfg.time_wait
-        elif self.state == states.FIN_WAIT_2 and self.released:
-            wait = cfg.fin_wait_2
-        else:
-            return
-        self._say_closed("", "")
-        self.layer.timers.set(self.key, now + wait)
+        if self.state == states.TIME_WAIT or (self.state == states.FIN_WAIT_2 and self.released):
+            self._say_closed("", "")
+            self._wait(cfg.time_wait if self.state == states.TIME_WAIT else cfg.fin_wait_2, now)
 
-    def end(self, event: str, error: str, cause: str, now: int, reset: bool = False) -> None:
+    def end(self, event: str, now: int, error: str = "", cause: str = "") -> None:
         """To CLOSED at once; the program hears why."""
-        if reset:
-            self._send(RST | ACK, self.snd_nxt)
-            self.layer.counters["tcp_out_rsts"] += 1
-        self.snd_buf.clear()
-        self._change(event, now)
+        self.snd_buf = b""
+        self.change(event, now)
         self._say_closed(error, cause)
         self.layer.forget(self)
 
@@ -316,8 +278,7 @@ class Connection(Block):
             self._answer_to_syn(header, now)
         elif (
             self._check_sequence(header, len(data), now)
-            and self._check_reset(header, now)
-            and self._check_syn(header, now)
+            and self._check_flags(header, now)
             and self._check_ack(header, now)
         ):
             self._text(header, data, now)
@@ -345,40 +306,30 @@ class Connection(Block):
             self._challenge(now)
         return False
 
-    def _check_reset(self, header: TcpHeader, now: int) -> bool:
-        """Second: RST counts at exactly RCV.NXT (RFC 5961 3.2)."""
-        if not header.flags & RST:
-            return True
-        if header.seq != self.rcv_nxt:
+    def _check_flags(self, header: TcpHeader, now: int) -> bool:
+        """Second: RST counts at exactly RCV.NXT (RFC 5961 3.2). Fourth: SYN has no business in the
+        window (4.2). Fifth: nothing counts without ACK."""
+        flags = header.flags
+        if flags & RST and header.seq == self.rcv_nxt:
+            late = self.state in (states.CLOSING, states.LAST_ACK, states.TIME_WAIT)
+            error = "ECONNREFUSED" if self.state == states.SYN_RECEIVED else "ECONNRESET"
+            self.end(states.RCV_RST, now, "" if late else error, "RST received")
+        elif flags & SYN and self.state == states.SYN_RECEIVED and self.listener:
+            self.end(states.RCV_SYN, now)
+        elif flags & (RST | SYN):
             self._challenge(now)
+        elif not flags & ACK:
+            self.layer.drop("no_ack", now)
         else:
-            error = "ECONNRESET"
-            if self.state == states.SYN_RECEIVED:
-                error = "ECONNREFUSED"
-            elif self.state in (states.CLOSING, states.LAST_ACK, states.TIME_WAIT):
-                error = ""
-            self.end(states.RCV_RST, error, "RST received", now)
-        return False
-
-    def _check_syn(self, header: TcpHeader, now: int) -> bool:
-        """Fourth: SYN has no business in the window (RFC 5961 4.2)."""
-        if not header.flags & SYN:
             return True
-        if self.state == states.SYN_RECEIVED and self.listener:
-            self.end(states.RCV_SYN, "", "", now)
-        else:
-            self._challenge(now)
         return False
 
     def _check_ack(self, header: TcpHeader, now: int) -> bool:
         """Fifth: what has arrived, and how much more the peer takes."""
-        ack, layer = header.ack, self.layer
-        if not header.flags & ACK:
-            layer.drop("no_ack", now)
-            return False
+        ack = header.ack
         if self.state == states.SYN_RECEIVED:
             if ack != self.snd_nxt:
-                layer.reset(header, 0, self.remote_address, self.local_address)
+                self.layer.reset(header, 0, self.remote_address, self.local_address)
                 return False
             self._acknowledged(ack, now)
             self._set_window(header)
@@ -390,16 +341,19 @@ class Connection(Block):
             return False
         if ahead > 0:
             self._acknowledged(ack, now)
-        if ahead >= 0 and (
-            seq.lt(self.snd_wl1, header.seq)
-            or (self.snd_wl1 == header.seq and seq.le(self.snd_wl2, ack))
-        ):
+        newer = seq.lt(self.snd_wl1, header.seq)
+        if ahead >= 0 and (newer or (self.snd_wl1 == header.seq and seq.le(self.snd_wl2, ack))):
             self._set_window(header)
         if ahead == 0 and not self._room():
             self.waiting = False  # there was no room for it; a peer that says so lives (MUST-37)
             self.retries = 0
         if self.fin_sent and self.snd_una == self.snd_nxt:
-            return self._our_fin_arrived(now)
+            if self.state == states.LAST_ACK:
+                self.end(states.RCV_ACK_OF_FIN, now)
+                return False
+            if self.state in FINISHING:
+                self.change(states.RCV_ACK_OF_FIN, now)
+                self._left_over(now)
         return True
 
     def _challenge(self, now: int) -> None:
@@ -413,38 +367,35 @@ class Connection(Block):
 
     def timeout(self, now: int) -> None:
         """The one timer: no answer came, or nothing more is to be waited for (3.10.8)."""
-        layer = self.layer
-        if self.state in (states.TIME_WAIT, states.FIN_WAIT_2):
-            self.end(
-                states.TWO_MSL if self.state == states.TIME_WAIT else states.GIVE_UP, "", "", now
-            )
-            return
-        if self.retries >= self._attempts():
+        layer, cfg = self.layer, self.layer.cfg
+        tries = cfg.orphan_retries if self.released else cfg.retries2
+        if self.state in OPENING:
+            tries = cfg.syn_retries if self.state == states.SYN_SENT else cfg.synack_retries
+        if self.state == states.TIME_WAIT:
+            self.end(states.TWO_MSL, now)
+        elif self.state == states.FIN_WAIT_2:
+            self.end(states.GIVE_UP, now)
+        elif self.retries >= tries:
             error = self.soft_error or "ETIMEDOUT"
-            self.end(states.GIVE_UP, error, self.soft_cause or "no acknowledgement", now)
-            return
-        layer.counters["tcp_timeouts"] += 1
-        if layer.tracer.enabled:
-            layer.tracer.note(now, self.trace, "no answer", handle=self.handle, seq=self.snd_una)
-        self.retries += 1
-        self.backoff = min(self.backoff + 1, _MAX_BACKOFF)
-        self.timed_at = None
-        if self.state in OPENING:
-            self._count_again()
-            self._send_syn(now)
+            self.end(states.GIVE_UP, now, error, self.soft_cause or "no acknowledgement")
         else:
-            self._send_first(max(self.snd_wnd, 1), now)  # into a closed window: a probe
-
-    def _attempts(self) -> int:
-        cfg = self.layer.cfg
-        if self.state in OPENING:
-            return cfg.syn_retries if self.state == states.SYN_SENT else cfg.synack_retries
-        return cfg.orphan_retries if self.released else cfg.retries2
+            layer.counters["tcp_timeouts"] += 1
+            if layer.tracer.enabled:
+                layer.tracer.note(now, self.trace, "no answer", handle=self.handle,
+                                  seq=self.snd_una)  # fmt: skip
+            self.retries += 1
+            self.backoff = min(self.backoff + 1, _MAX_BACKOFF)
+            self.timed_at = None
+            if self.state in OPENING:
+                self._send_syn(now)
+                self._count_again(True)
+            else:
+                self._send_first(max(self.snd_wnd, 1), now)  # into a closed window: a probe
 
     def unreachable(self, error: str, cause: str, hard: bool, now: int) -> None:
         """An ICMP error ends an attempt if it is hard, never a connection (RFC 1122 4.2.3.9)."""
         if hard and self.state == states.SYN_SENT:
-            self.end(states.RCV_ERROR, error, cause, now)
+            self.end(states.RCV_ERROR, now, error, cause)
         else:
             self.soft_error, self.soft_cause = error, cause
 
@@ -453,20 +404,21 @@ class Connection(Block):
     def _send(self, flags: int, number: int, data: bytes = b"", options: bytes = b"") -> None:
         """A segment. It acknowledges all there is (MUST-58)."""
         self.rcv_wnd = self._offer()
-        header = TcpHeader(self.local_port, self.remote_port, number,
-                           self.rcv_nxt if flags & ACK else 0, flags, self.rcv_wnd, 0,
-                           options)  # fmt: skip
+        ack = self.rcv_nxt if flags & ACK else 0
+        header = TcpHeader(
+            self.local_port, self.remote_port, number, ack, flags, self.rcv_wnd, 0, options
+        )
         self.layer.send(header, data, self.local_address, self.remote_address, self.trace)
         self.segs_out += 1
         self.ack_due = False
 
-    def _wait_for_answer(self, now: int) -> None:
-        self.layer.timers.set(self.key, now + self.rto(self.layer.cfg))
+    def _wait(self, time: int, now: int) -> None:
+        self.layer.timers.set(self.key, now + time)
 
-    def _count_again(self) -> None:
-        self.retransmits += 1
-        self.layer.counters["tcp_retrans_segs"] += 1
-        self.layer.counters["tcp_out_segs"] -= 1  # RFC 4022: that one leaves repeats out
+    def _count_again(self, again: bool) -> None:
+        self.retransmits += again
+        self.layer.counters["tcp_retrans_segs"] += again
+        self.layer.counters["tcp_out_segs"] -= again  # RFC 4022: that one leaves repeats out
 
     def _tell(self, kind: type, *fields: object) -> None:
         if self.handle:
@@ -478,5 +430,6 @@ class Connection(Block):
             end = self.snd_offset + len(self.snd_buf)
             self._tell(Credit, end, self.snd_offset + self.send_buffer)
 
-    def _change(self, event: str, now: int) -> None:
-        states.transition(self, event, now, self.layer.tracer, self.layer.trace or self.trace)
+    def change(self, event: str, now: int) -> None:
+        """Every change of state there is."""
+        self.layer.change(self, event, now, self.trace)

@@ -5,13 +5,7 @@ A cell that the table does not have cannot happen; asking for it is a bug and ra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from plywire.errors import IllegalTransition
-
-if TYPE_CHECKING:
-    from plywire.trace import Tracer
-    from services.tcp_lite.sockets import Block, Unconnected
 
 CLOSED, LISTEN = "CLOSED", "LISTEN"
 SYN_SENT, SYN_RECEIVED, ESTABLISHED = "SYN-SENT", "SYN-RECEIVED", "ESTABLISHED"
@@ -20,43 +14,28 @@ CLOSE_WAIT, LAST_ACK, TIME_WAIT = "CLOSE-WAIT", "LAST-ACK", "TIME-WAIT"
 
 ACTIVE_OPEN, PASSIVE_OPEN, CLOSE, ABORT = "active OPEN", "passive OPEN", "CLOSE", "ABORT"
 RCV_SYN, RCV_SYN_ACK, RCV_ACK_OF_SYN = "rcv SYN", "rcv SYN,ACK", "rcv ACK of SYN"
-RCV_FIN, RCV_ACK_OF_FIN = "rcv FIN", "rcv ACK of FIN"
-RCV_RST, RCV_ERROR = "rcv RST", "rcv ICMP error"
+RCV_FIN, RCV_ACK_OF_FIN, RCV_RST, RCV_ERROR = (
+    "rcv FIN", "rcv ACK of FIN", "rcv RST", "rcv ICMP error",
+)  # fmt: skip
 GIVE_UP, TWO_MSL = "gives up", "2 MSL"
 
-TABLE: dict[tuple[str, str], str] = {
-    # opening
-    (CLOSED, ACTIVE_OPEN): SYN_SENT,
-    (CLOSED, PASSIVE_OPEN): LISTEN,
-    (LISTEN, RCV_SYN): SYN_RECEIVED,  # of a new block: the listener stays where it is
-    (LISTEN, CLOSE): CLOSED,
-    (SYN_SENT, RCV_SYN_ACK): ESTABLISHED,
-    (SYN_SENT, RCV_SYN): SYN_RECEIVED,  # both sides called connect
-    (SYN_SENT, CLOSE): CLOSED,
-    (SYN_SENT, RCV_ERROR): CLOSED,
-    (SYN_RECEIVED, RCV_ACK_OF_SYN): ESTABLISHED,
-    (SYN_RECEIVED, RCV_SYN): CLOSED,
-    # closing, our side first
-    (ESTABLISHED, CLOSE): FIN_WAIT_1,
-    (FIN_WAIT_1, RCV_ACK_OF_FIN): FIN_WAIT_2,
-    (FIN_WAIT_1, RCV_FIN): CLOSING,  # both sides called close
-    (CLOSING, RCV_ACK_OF_FIN): TIME_WAIT,
-    (FIN_WAIT_2, RCV_FIN): TIME_WAIT,
-    (TIME_WAIT, TWO_MSL): CLOSED,
-    # closing, the peer first
-    (ESTABLISHED, RCV_FIN): CLOSE_WAIT,
-    (CLOSE_WAIT, CLOSE): LAST_ACK,
-    (LAST_ACK, RCV_ACK_OF_FIN): CLOSED,
-    (TIME_WAIT, RCV_RST): CLOSED,
-} | {
-    # at once: in every state between SYN-SENT and TIME-WAIT
-    (state, event): CLOSED
-    for state in (
-        SYN_SENT, SYN_RECEIVED, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSING, CLOSE_WAIT, LAST_ACK
-    )
-    for event in (ABORT, RCV_RST, GIVE_UP)
-}  # fmt: skip
-"""(state, event) to the state that follows."""
+_AT_ONCE = dict.fromkeys((ABORT, RCV_RST, GIVE_UP), CLOSED)
+
+TABLE: dict[str, dict[str, str]] = {
+    CLOSED: {ACTIVE_OPEN: SYN_SENT, PASSIVE_OPEN: LISTEN},
+    LISTEN: {RCV_SYN: SYN_RECEIVED, CLOSE: CLOSED},  # the SYN: of a new block
+    SYN_SENT: _AT_ONCE
+    | {RCV_SYN_ACK: ESTABLISHED, RCV_SYN: SYN_RECEIVED, CLOSE: CLOSED, RCV_ERROR: CLOSED},
+    SYN_RECEIVED: _AT_ONCE | {RCV_ACK_OF_SYN: ESTABLISHED, RCV_SYN: CLOSED},
+    ESTABLISHED: _AT_ONCE | {CLOSE: FIN_WAIT_1, RCV_FIN: CLOSE_WAIT},
+    FIN_WAIT_1: _AT_ONCE | {RCV_ACK_OF_FIN: FIN_WAIT_2, RCV_FIN: CLOSING},
+    FIN_WAIT_2: _AT_ONCE | {RCV_FIN: TIME_WAIT},
+    CLOSING: _AT_ONCE | {RCV_ACK_OF_FIN: TIME_WAIT},
+    CLOSE_WAIT: _AT_ONCE | {CLOSE: LAST_ACK},
+    LAST_ACK: _AT_ONCE | {RCV_ACK_OF_FIN: CLOSED},
+    TIME_WAIT: {TWO_MSL: CLOSED, RCV_RST: CLOSED},
+}
+"""For each state, the events that there may be and the state that follows."""
 
 OPENING = frozenset({SYN_SENT, SYN_RECEIVED})
 """Our SYN is not acknowledged yet."""
@@ -68,18 +47,8 @@ RECEIVING = frozenset({ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2})
 """The peer's FIN has not come: there may be text to take."""
 
 
-def transition(
-    socket: Block | Unconnected, event: str, now: int, tracer: Tracer, trace: int
-) -> None:
-    """Make every change of state there is, and show the socket before and after to the tracer.
-
-    Raises IllegalTransition for a cell that the table does not have.
-    """
-    following = TABLE.get((socket.state, event))
-    if following is None:
-        raise IllegalTransition(f"{socket.state} has no transition for {event}")
-    before = socket.shown or {"state": socket.state}
-    socket.state = following
-    if tracer.enabled:
-        socket.shown = socket.control()
-        tracer.state(now, trace, event, before, socket.shown)
+def following(state: str, event: str) -> str:
+    """The state after `event`. Raises IllegalTransition for a cell that the table does not have."""
+    if event not in TABLE[state]:
+        raise IllegalTransition(f"{state} has no transition for {event}")
+    return TABLE[state][event]

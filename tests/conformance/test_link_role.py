@@ -7,6 +7,7 @@ suite knows nothing of frames.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -36,7 +37,17 @@ from plywire.wire import ipv4
 
 A, B, NOBODY = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2)), bytes((10, 0, 0, 77))
 BROADCAST = bytes((10, 0, 0, 255))
-HOST_A, HOST_B = host("a", "10.0.0.1/24"), host("b", "10.0.0.2/24")
+
+
+def station(name: str, address: str, peer: str):
+    """A host whose lab file says where its peer is: a link that resolves has no use for that."""
+    config = host(name, address)
+    (interface,) = config.interfaces
+    return replace(config, interfaces=(replace(interface, peers=(peer,)),))
+
+
+HOST_A = station("a", "10.0.0.1/24", "10.0.0.2=udp://127.0.0.1:7002")
+HOST_B = station("b", "10.0.0.2/24", "10.0.0.1=udp://127.0.0.1:7001")
 
 
 @pytest.fixture(

@@ -1,4 +1,4 @@
-"""What any TCP implementation owes at its two boundaries, app above and ip below.
+"""What any TCP implementation that speaks to ip owes, beside what `test_tcp_app_boundary.py` asks.
 
 `implementations.py` lists what is tested. Nothing here looks inside a layer: twins talk to each
 other, and hand-made segments stand for a peer of another make.
@@ -12,169 +12,37 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from implementations import IMPLEMENTATIONS
+from tcp_twins import ANY, BUFFER, A, B, make, told
+from tcp_twins import SegmentTwins as Twins
 
-from plywire.config import SECOND, host
-from plywire.envelope import decode, encode
-from plywire.errors import DecodeError
+from plywire.config import SECOND
 from plywire.layer import Layer
 from plywire.messages import (
     MAX_PACKET,
-    Accepted,
-    Bind,
-    Bound,
     Close,
     Closed,
     Connect,
-    Credit,
     Data,
     End,
     Frame,
-    Hello,
     Info,
-    Listen,
-    Message,
     Opened,
     PacketError,
     Paths,
     Query,
     Segment,
 )
-from plywire.registry import load
 from plywire.roles import APP, IP
 from plywire.seq import add
-from plywire.trace import STATE, Event, Tracer
+from plywire.trace import STATE, Event
 from plywire.wire import tcp as wire
 from plywire.wire.tcp import ACK, FIN, RST, SYN, TcpHeader
-
-A, B, ANY = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2)), bytes(4)
-HOST_A, HOST_B = host("a", "10.0.0.1/24"), host("b", "10.0.0.2/24")
-DELAY = SECOND // 1000
-BUFFER = 1 << 18
 
 
 @pytest.fixture(scope="module", params=IMPLEMENTATIONS["tcp"].values(), ids=IMPLEMENTATIONS["tcp"])
 def spec(request):
     """The implementation under test, as module:factory."""
     return request.param
-
-
-def make(spec: str, config=HOST_A, seed: int = 1, sink=None, paths: bool = True) -> Layer:
-    layer = load(spec)(config, random.Random(seed), Tracer(config.name, "tcp", sink))
-    if paths:
-        own = config.interfaces[0].address
-        rows = ((own, 32, own, 65_535), (config.interfaces[0].network, 24, own, 1500))
-        layer.receive(Paths(0, rows), IP, SECOND)
-    return layer
-
-
-class Side:
-    """A layer and the app above it, which echoes nothing and checks offsets."""
-
-    def __init__(self, layer: Layer) -> None:
-        self.layer = layer
-        self.handle = 0
-        self.limit = 0
-        self.sent = 0
-        self.received = b""
-        self.told: list[Message] = []
-
-
-class Twins:
-    """Two layers, a lossy wire, and one connection from a to b."""
-
-    def __init__(self, spec: str, loss: float = 0.0, seed: int = 1) -> None:
-        self.spec, self.now, self.loss = spec, 2 * SECOND, loss
-        self.rng = random.Random(seed)
-        self.a, self.b = Side(make(spec, HOST_A)), Side(make(spec, HOST_B, 2))
-        self.wire: list[tuple[int, Side, Segment]] = []
-        self.segments: list[Segment] = []
-
-    def app(self, side: Side, message: Message) -> None:
-        side.layer.receive(message, APP, self.now)
-        self.collect(side)
-
-    def open(self) -> None:
-        self.app(self.b, Bind(1, 2, ANY, 80, 0))
-        self.app(self.b, Listen(1, 2, 4, {}))
-        self.a.handle = 4
-        self.app(self.a, Connect(1, 4, B, 80, BUFFER, {}))
-        self.run(lambda: self.a.limit and self.b.limit)
-
-    def collect(self, side: Side) -> None:
-        other = self.b if side is self.a else self.a
-        for output in side.layer.outputs():
-            (message,), errors = decode(encode([output.message]))
-            assert errors == []
-            if output.to == IP:
-                assert isinstance(message, Segment)
-                self.segments.append(message)
-                if self.rng.random() >= self.loss:
-                    self.wire.append((self.now + DELAY, other, message))
-                continue
-            assert output.to == APP
-            side.told.append(message)
-            if isinstance(message, Opened):
-                side.limit = message.limit
-                if message.listener:
-                    assert message.handle & 1
-                    side.handle = message.handle
-                    side.layer.receive(Accepted(1, message.handle), APP, self.now)
-            elif isinstance(message, Credit):
-                side.limit = message.limit
-            elif isinstance(message, Data):
-                assert message.offset == len(side.received)
-                side.received += message.payload
-                read = len(side.received)
-                side.layer.receive(Credit(0, side.handle, read, read + BUFFER), APP, self.now)
-
-    def send(self, side: Side, data: bytes) -> None:
-        """As much as there is credit for, until all is sent."""
-        end = side.sent + len(data)
-        start = side.sent
-        while side.sent < end:
-            part = data[side.sent - start : min(side.limit, end, side.sent + 65_536) - start]
-            if part:
-                offset = side.sent
-                side.sent += len(part)
-                self.app(side, Data(1, side.handle, offset, part))
-            else:
-                before = side.limit
-                self.run(lambda before=before: side.limit > before)
-
-    def step(self) -> bool:
-        times = [due for side in (self.a, self.b) if (due := side.layer.deadline()) is not None]
-        if self.wire:
-            times.append(self.wire[0][0])
-        if not times:
-            return False
-        self.now = max(self.now, min(times))
-        for side in (self.a, self.b):
-            due = side.layer.deadline()
-            if due is not None and due <= self.now:
-                side.layer.expire(self.now)
-        while self.wire and self.wire[0][0] <= self.now:
-            _, side, segment = self.wire.pop(0)
-            side.layer.receive(segment, IP, self.now)
-            self.collect(side)
-        self.collect(self.a)
-        self.collect(self.b)
-        return True
-
-    def run(self, until, limit: int = 4000) -> None:
-        stop = self.now + limit * SECOND
-        while not until():
-            assert self.step(), "nothing more can happen"
-            assert self.now < stop, "the time is up"
-
-    def swap(self, side: Side) -> None:
-        config = HOST_A if side is self.a else HOST_B
-        state = side.layer.snapshot()
-        side.layer = make(self.spec, config, 77, paths=False)
-        side.layer.restore(state, self.now)
-
-
-def told(side: Side, kind: type) -> list:
-    return [message for message in side.told if isinstance(message, kind)]
 
 
 def alone(spec: str, handle: int = 2) -> tuple[Layer, Segment]:
@@ -210,7 +78,7 @@ def test_syn_is_a_header_without_data(spec):
 
 def test_handshake_tells_both_apps(spec):
     twins = Twins(spec)
-    twins.open()
+    twins.open(80)
     (ours,), (theirs,) = told(twins.a, Opened), told(twins.b, Opened)
     assert (ours.handle, ours.listener) == (4, 0)
     assert (theirs.listener, theirs.local_address, theirs.local_port) == (2, B, 80)
@@ -280,42 +148,7 @@ def test_mss_follows_the_path(spec):
     assert wire.parse_options(header(output.message).options).mss == 1240
 
 
-# --- binding --------------------------------------------------------------------------------------
-
-
-def test_port_in_use(spec):
-    layer = make(spec)
-    for handle in (2, 4):
-        layer.receive(Bind(0, handle, ANY, 80, 0), APP, SECOND)
-    first, second = (output.message for output in layer.outputs())
-    assert (first.error, second.error) == ("", "EADDRINUSE")
-    layer.receive(Bind(0, 6, B, 81, 0), APP, SECOND)
-    (output,) = layer.outputs()
-    assert isinstance(output.message, Bound)
-    assert output.message.error == "EADDRNOTAVAIL"
-
-
-def test_any_port(spec):
-    layer = make(spec)
-    for handle in (2, 4):
-        layer.receive(Bind(0, handle, ANY, 0, 0), APP, SECOND)
-    first, second = (output.message.port for output in layer.outputs())
-    assert first != second
-    assert min(first, second) >= 1024
-
-
 # --- the stream -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 1460, 1461, 700_000])
-def test_both_streams_arrive(spec, size):
-    twins = Twins(spec)
-    twins.open()
-    forth, back = random.Random(size).randbytes(size), bytes(size)
-    twins.send(twins.a, forth)
-    twins.send(twins.b, back)
-    twins.run(lambda: len(twins.b.received) == len(twins.a.received) == size)
-    assert (twins.b.received, twins.a.received) == (forth, back)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -373,14 +206,6 @@ def test_order_of_close(spec):
     assert twins.b.layer.describe("connections", twins.now) == []
 
 
-def test_abort_is_econnreset(spec):
-    twins = Twins(spec)
-    twins.open()
-    twins.app(twins.a, Close(1, 4, 0, 1))
-    twins.run(lambda: told(twins.b, Closed))
-    assert told(twins.b, Closed)[0].error == "ECONNRESET"
-
-
 def test_query(spec):
     twins = Twins(spec)
     twins.app(twins.a, Query(0, 4))
@@ -408,22 +233,6 @@ def test_swap_in_mid_transfer(spec, seed):
         if count % 5 == seed:
             twins.swap(twins.a if count % 2 else twins.b)
     assert twins.b.received == data
-
-
-def test_a_new_app_has_no_sockets(spec):
-    twins = Twins(spec)
-    twins.app(twins.a, Hello(0, "app", 1, 0))
-    twins.open()
-    twins.app(twins.a, Hello(0, "app", 1, 0))
-    assert told(twins.b, Closed) == []
-    twins.app(twins.a, Hello(0, "app", 2, 0))
-    twins.run(lambda: told(twins.b, Closed))
-    assert told(twins.b, Closed)[0].error == "ECONNRESET"
-
-
-def test_bad_snapshot(spec):
-    with pytest.raises(DecodeError):
-        make(spec).restore(b"\xc1", SECOND)
 
 
 # --- robustness -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ FLAGS = [
     (socket.SOL_SOCKET, socket.SO_OOBINLINE),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY),
     (socket.IPPROTO_TCP, socket.TCP_CORK),
+    (socket.IPPROTO_TCP, 16),  # TCP_THIN_LINEAR_TIMEOUTS
 ]
 NUMBERS = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 7200, 60),
@@ -20,6 +21,7 @@ NUMBERS = [
     (socket.IPPROTO_TCP, socket.TCP_SYNCNT, 6, 2),
     (socket.IPPROTO_TCP, socket.TCP_LINGER2, 60, 30),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0, 5000),
+    (socket.IPPROTO_IP, socket.IP_TOS, 0, 0x28),
 ]
 
 
@@ -40,6 +42,12 @@ def test_number(world, level, option, default, value):
     sock.setsockopt(level, option, value)
     assert sock.getsockopt(level, option) == value
     assert sock.getsockopt(level, option, 4) == struct.pack("i", value)
+
+
+def test_the_bits_of_ecn_are_not_a_programs(world):
+    sock = world.client_socket()
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x1FF)
+    assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 0xFC
 
 
 def test_linger(world):

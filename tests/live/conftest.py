@@ -20,6 +20,7 @@ import pytest
 
 from plywire.client import Stack
 from plywire.config import parse
+from plywire.lab.service import Service
 from plywire.lab.supervisor import Lab
 
 KERNEL, PLYWIRE = "10.77.0.1", "10.77.0.2"
@@ -28,6 +29,10 @@ HERE = Path(__file__).parent
 LAB = """
 [hosts.ply]
 interfaces = [{{ address = "10.77.0.2/24", device = "tap", tap = "{tap}" }}]
+[hosts.ply.implementations]
+{implementations}
+[hosts.ply.tcp]
+{tcp}
 """
 
 
@@ -43,7 +48,7 @@ def require() -> None:
         pytest.skip("needs root: network namespaces and TAP")
     if not Path("/dev/net/tun").exists():
         pytest.skip("needs /dev/net/tun")
-    for tool in ("ip", "tshark", "curl", "ping"):
+    for tool in ("ip", "tshark", "curl", "ping", "sysctl"):
         if not shutil.which(tool):
             pytest.skip(f"needs {tool}")
 
@@ -123,15 +128,15 @@ class Setup:
 
 
 @contextmanager
-def joined(name: str, implementations: str = ""):
+def joined(name: str, implementations: str = "", tcp: str = ""):
     """A Setup: a lab whose one host is on a TAP with a kernel namespace of its own.
 
     name: of the namespace and, with this process's number, of the TAP; four letters at most.
-    implementations: lines of the lab file's table of that name, as `tcp = "module:factory"`.
+    implementations, tcp: lines of the lab file's tables of those names, as `timestamps = false`.
     """
     require()
     namespace, tap = f"plywire-{name}-{os.getpid()}", f"{name}{os.getpid()}"
-    text = LAB.format(tap=tap) + f"[hosts.ply.implementations]\n{implementations}\n"
+    text = LAB.format(tap=tap, implementations=implementations, tcp=tcp)
     config = parse(tomllib.loads(text), "live test")
     run("ip", "netns", "add", namespace)
     try:
@@ -151,6 +156,24 @@ def joined(name: str, implementations: str = ""):
                 peer.end()
     finally:
         run("ip", "netns", "del", namespace)
+
+
+@contextmanager
+def command_line(lab: Lab):
+    """A function that runs the `plywire` command for this lab and gives what it printed."""
+    environment = os.environ | {"PLYWIRE_RUN_DIR": str(lab.directory.parent)}
+    program = str(Path(sys.executable).with_name("plywire"))
+
+    def command(*arguments: str) -> str:
+        done = subprocess.run(
+            [program, "--lab", lab.directory.name, *arguments],
+            capture_output=True, text=True, timeout=30, env=environment, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with Service(lab):
+        yield command
 
 
 @pytest.fixture(scope="session")

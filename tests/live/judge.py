@@ -36,6 +36,9 @@ REPEATS = (
 )
 """What a wire that loses or reorders also brings about."""
 
+LOST = ("Previous segment(s) not captured", "ACKed segment that wasn't captured")
+"""What a capture at the kernel's end lacks when the wire there loses frames."""
+
 TAIL_PROBES = (
     "This frame is a (suspected) retransmission",
     "This frame is a (suspected) spurious retransmission",
@@ -58,6 +61,7 @@ def fields(path: Path, display_filter: str, *names: str) -> list[list[str]]:
     """The fields of the packets that a display filter lets through."""
     command = [
         "tshark",
+        "-n",
         "-r",
         str(path),
         "-Y",
@@ -67,6 +71,7 @@ def fields(path: Path, display_filter: str, *names: str) -> list[list[str]]:
         "-E",
         "aggregator=|",
     ]
+    command += ["-d", "tcp.port==5201,data"]  # iperf3's: random bytes look like many a protocol
     for check in _CHECKS:
         command += ["-o", check]
     for name in names:

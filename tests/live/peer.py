@@ -16,8 +16,9 @@ import sys
 sockets: dict[str, socket.socket] = {}
 
 
-def listen(name: str, port: int, backlog: int = 128) -> dict:
+def listen(name: str, port: int, backlog: int = 128, congestion: str = "") -> dict:
     server = socket.create_server(("0.0.0.0", port), backlog=backlog, reuse_port=False)
+    _choose(server, congestion)
     sockets[name] = server
     return {"port": server.getsockname()[1]}
 
@@ -29,8 +30,9 @@ def accept(name: str, listener: str, timeout: float = 10) -> dict:
     return {"peer": address}
 
 
-def connect(name: str, host: str, port: int, timeout: float = 10) -> dict:
+def connect(name: str, host: str, port: int, timeout: float = 10, congestion: str = "") -> dict:
     sockets[name] = socket.create_connection((host, port), timeout)
+    _choose(sockets[name], congestion)
     return {"local": sockets[name].getsockname()}
 
 
@@ -70,6 +72,12 @@ def close(name: str) -> dict:
 def abort(name: str) -> dict:
     sockets[name].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     return close(name)
+
+
+def _choose(item: socket.socket, congestion: str) -> None:
+    """A congestion control for this socket and those that it accepts; "" leaves the namespace's."""
+    if congestion:
+        item.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
 
 
 def pattern(size: int) -> bytes:

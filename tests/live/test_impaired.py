@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
-from plywire.lab.service import Service
-from tests.live.conftest import PLYWIRE, Capture
-from tests.live.judge import REPEATS, judge
+from tests.live.conftest import PLYWIRE, Capture, command_line
+from tests.live.judge import LOST, REPEATS, judge
 from tests.live.peer import pattern
 
-LOST = ("Previous segment(s) not captured", "ACKed segment that wasn't captured")
-"""The capture is at the kernel's end: what is lost on the way there is not in it."""
 TWO_MB = 2_000_000
 
 
@@ -32,18 +27,7 @@ def capture(setup, tmp_path):
 @pytest.fixture
 def plywire(setup):
     """The command line, for the lab of the live tests."""
-    directory = setup.lab.directory
-    environment = os.environ | {"PLYWIRE_RUN_DIR": str(directory.parent)}
-
-    def run(*arguments: str) -> str:
-        command = [Path(sys.executable).with_name("plywire"), "--lab", directory.name, *arguments]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=30, env=environment, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    with Service(setup.lab):
+    with command_line(setup.lab) as run:
         yield run
         run("impair", "reset")
 

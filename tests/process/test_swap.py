@@ -13,10 +13,6 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from commanded import Commands
-from exchange import exchange
-from programs import digest
-from running import program, wait_until
 
 from plywire.client import Stack
 from plywire.lab.rundir import LabError
@@ -26,6 +22,10 @@ from plywire.roles import LAYERS
 from plywire.rpc import socket_pb2 as pb
 from plywire.runtime.config import control_endpoint
 from plywire.runtime.observer import ask
+from tests.process.commanded import Commands
+from tests.process.exchange import exchange
+from tests.process.programs import digest
+from tests.process.running import program, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = 20 if os.environ.get("PLYWIRE_SOAK") else 3

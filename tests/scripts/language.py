@@ -10,7 +10,7 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import NamedTuple
 
-from plywire.config import PROFILES, TcpConfig
+from plywire.profiles import PROFILES, TcpConfig
 from plywire.wire.tcp import FLAG_NAMES
 
 MS = 1_000_000

@@ -485,7 +485,8 @@ class Pair:
         self.rng = random.Random(seed)
         self.now = SECOND
         self.delay, self.jitter, self.mtu = delay, jitter, mtu
-        self.loss, self.duplicate, self.corrupt = loss, duplicate, corrupt
+        self.loss = self.loss_back = loss  # from a to b, and from b to a
+        self.duplicate, self.corrupt = duplicate, corrupt
         self.queue: list = []
         self.order = itertools.count()
         self.lost = 0
@@ -515,7 +516,7 @@ class Pair:
         other = self.b if end is self.a else self.a
         copies = 1 + (self.rng.random() < self.duplicate)
         for _ in range(copies):
-            if self.rng.random() < self.loss:
+            if self.rng.random() < (self.loss if end is self.a else self.loss_back):
                 self.lost += 1
                 continue
             if self.marks and segment.tos & 3 in (1, 2) and self.rng.random() < self.marks:

@@ -129,7 +129,7 @@ class Flood(NamedTuple):
     counter: str
     start: Callable[[], Peer] = established
     peak: int = 300
-    work: int = 400
+    work: int = 410
 
 
 def waiting_for_a_window() -> Peer:
@@ -400,7 +400,7 @@ def test_an_orphan_that_ends_in_order_is_none_any_more() -> None:
     assert (len(stack.orphans), len(stack.time_wait)) == (0, 1)
 
 
-def test_a_window_that_stays_closed_for_days_costs_a_probe_in_two_minutes() -> None:
+def test_a_window_that_stays_closed_for_days_costs_a_probe_a_minute() -> None:
     """MUST-37: while it answers, the connection stays; RFC 6429 leaves the rest to the program."""
     peer = established(window=0)
     peer.write(bytes(10_000))
@@ -413,7 +413,7 @@ def test_a_window_that_stays_closed_for_days_costs_a_probe_in_two_minutes() -> N
             peer.send(ACK, window=0)
         peer.raw.messages.clear()
     assert peer.state == "ESTABLISHED"
-    assert 700 <= probes <= 740
+    assert 1340 <= probes <= 1400  # a day, at the longest timeout of 64 s
     assert len(stack.timers) == 1
     assert len(peer.tcb.snd_buf) == 10_000
 

@@ -200,3 +200,68 @@ def test_state_survives() -> None:
     other = NewReno(1)
     other.restore(cc.to_state())
     assert other.to_state() == cc.to_state()
+
+
+# --- 4.2: what the receiver does after a loss -----------------------------------------------------
+
+
+def receiving() -> Peer:
+    """A connection that acknowledges with delay again, its first quick acknowledgements used up."""
+    peer = Peer(sack=True, rtt=100 * MS)
+    for _ in range(20):
+        peer.data(b"x" * 1460)
+    peer.advance(100 * MS)
+    peer.take()
+    peer.data(b"x" * 1460)
+    assert peer.take() == []
+    peer.advance(100 * MS)
+    peer.take()
+    return peer
+
+
+def acknowledged_at_once(peer: Peer) -> int:
+    """How many single segments in order are answered at once, of 20."""
+    found = 0
+    for _ in range(20):
+        peer.data(b"x" * 1460)
+        found += len(peer.take()) > 0
+        peer.advance(100 * MS)
+        peer.take()
+    return found
+
+
+def test_without_loss_a_single_segment_is_acknowledged_with_delay() -> None:
+    assert acknowledged_at_once(receiving()) == 0
+
+
+def test_after_a_hole_each_segment_is_acknowledged_at_once() -> None:
+    """The sender's window is small now, and every second acknowledgement less may be too few."""
+    peer = receiving()
+    peer.send(ACK, b"y" * 1460, seq=add(peer.snd, 1460))
+    peer.data(b"x" * 1460)
+    peer.snd = add(peer.snd, 1460)
+    peer.take()
+    assert acknowledged_at_once(peer) == 16
+
+
+def test_after_a_repeat_each_segment_is_acknowledged_at_once() -> None:
+    """An acknowledgement was lost."""
+    peer = receiving()
+    peer.send(ACK, b"x" * 1460, seq=add(peer.snd, -1460))
+    peer.take()
+    assert acknowledged_at_once(peer) == 16
+
+
+def test_after_a_long_silence_each_segment_is_acknowledged_at_once() -> None:
+    """Linux: longer than a timeout; the sender has had one, or begins anew."""
+    peer = receiving()
+    peer.advance(2 * peer.tcb.rtt.rto)
+    assert acknowledged_at_once(peer) == 16
+
+
+def test_the_bsd_personality_delays_all_the_same() -> None:
+    peer = Peer(sack=True, rtt=100 * MS, quick_acks=0)
+    peer.data(b"x" * 1460)
+    peer.send(ACK, b"x" * 1460, seq=add(peer.snd, -1460))
+    peer.take()
+    assert acknowledged_at_once(peer) == 0

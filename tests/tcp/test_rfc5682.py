@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from plywire.wire.tcp import Options
+
 from .harness import MS, Peer
 
 SEGMENT = 1460
@@ -68,6 +70,14 @@ def test_without_new_data_it_cannot_tell_and_repairs() -> None:
     assert starts(peer) == [1, 2]
 
 
+def test_without_room_at_the_peer_it_cannot_tell_and_repairs() -> None:
+    """New data could only wait for the window, and nothing would come back to say more."""
+    peer = timed_out()
+    peer.ack(SEGMENT, window=9 * SEGMENT)
+    assert 1 in starts(peer)
+    assert peer.tcb.frto == 0
+
+
 def test_a_second_timeout_is_not_examined() -> None:
     peer = timed_out()
     peer.advance(700 * MS)
@@ -93,6 +103,31 @@ def test_the_timestamp_tells_at_once(late: bool, undone: int) -> None:
         peer.tsecr = echo
     peer.ack(1448)
     assert peer.raw.counters["tcp_undo"] == undone
+
+
+def test_the_echo_of_an_earlier_recovery_proves_nothing() -> None:
+    """RFC 3522: the first retransmission that is asked about is that of this recovery."""
+    size = 1448
+    peer = Peer(sack=True, timestamps=100, congestion="newreno", rtt=100 * MS)
+    peer.write(b"x" * size * 30)
+    peer.take()
+    peer.advance(100 * MS)
+    peer.sack((size, 8 * size))  # the first is lost, and sent again with new data
+    peer.sack((size, 10 * size))
+    peer.advance(100 * MS)
+    peer.sack((11 * size, 14 * size), (size, 10 * size))  # the eleventh is lost as well
+    assert peer.tcb.in_recovery
+    again = next(item for item in peer.take() if item.seq == peer.rcv + 10 * size)
+    peer.ack(10 * size, options=Options(sack=((peer.rcv + 11 * size, peer.rcv + 14 * size),)))
+    assert not peer.tcb.in_recovery
+    peer.advance(50 * MS)
+    peer.sack((size, 4 * size), (5 * size, 8 * size))  # and the fifteenth: another recovery
+    assert peer.tcb.in_recovery
+    ssthresh = peer.tcb.cc.ssthresh
+    peer.tsecr = again.options.timestamps[0]
+    peer.ack(4 * size)
+    assert peer.raw.counters["tcp_undo"] == 0
+    assert peer.tcb.cc.ssthresh == ssthresh
 
 
 def test_the_back_off_ends_with_a_spurious_timeout() -> None:

@@ -168,7 +168,7 @@ def test_only_the_first_of_many_errors_counts() -> None:
 
 
 def test_mtu_never_falls_below_552() -> None:
-    """RFC 5927 section 7 and Linux's min_pmtu; the rest is for fragments."""
+    """Linux's min_pmtu, against RFC 5927 section 7; the rest is for fragments."""
     peer = in_flight()
     assert peer.take() == []
     peer.raw.error(error(peer, 4, mtu=68))

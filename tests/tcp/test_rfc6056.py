@@ -7,9 +7,9 @@ import random
 import pytest
 
 from plywire.errors import SocketError
+from plywire.isn import InitialSequenceNumbers
 from plywire.messages import Bind, Bound, Closed, Connect
-from services.tcp.isn import InitialSequenceNumbers
-from services.tcp.ports import Ports
+from plywire.ports import Ports
 
 from .harness import ANY, LOCAL, REMOTE, SYN, Raw
 

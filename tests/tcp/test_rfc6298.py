@@ -85,9 +85,9 @@ def test_rto_does_not_grow_beyond_its_limit() -> None:
     peer = Peer()
     peer.write(b"x")
     peer.take()
-    peer.advance(600 * SECOND)
+    peer.advance(400 * SECOND)
     peer.take()
-    peer.advance(120 * SECOND)
+    peer.advance(peer.raw.config.tcp.rto_max)
     assert len(peer.take()) == 1
 
 
@@ -113,6 +113,89 @@ def test_backed_off_rto_holds_until_a_new_sample() -> None:
     peer.advance(20 * MS)
     peer.ack(1)
     assert (peer.tcb.rtt.backoff, peer.tcb.rtt.rto) == (0, peer.tcb.rtt.base)
+
+
+def test_a_duplicate_report_ends_the_back_off() -> None:
+    """Both transmissions have arrived: the timer was wrong, though nothing can be measured."""
+    peer = Peer(sack=True, rtt=100 * MS)
+    peer.write(b"x" * 1460)
+    peer.take()
+    peer.advance(3 * SECOND)
+    assert peer.tcb.rtt.backoff == 3
+    srtt = peer.tcb.rtt.srtt
+    peer.rcv = add(peer.rcv, 1460)
+    peer.sack((-1460, 0))
+    assert (peer.tcb.rtt.backoff, peer.tcb.rtt.srtt) == (0, srtt)
+
+
+def test_an_acknowledgement_of_what_was_repeated_does_not_end_it() -> None:
+    peer = Peer(sack=True, rtt=100 * MS)
+    peer.write(b"x" * 1460)
+    peer.take()
+    peer.advance(3 * SECOND)
+    peer.ack(1460)
+    assert peer.tcb.rtt.backoff == 3
+
+
+def test_a_repeat_in_recovery_has_two_round_trips() -> None:
+    """RFC 6675 section 6: the timer runs since before the loss was found."""
+    peer = Peer(sack=True, congestion="newreno", rtt=100 * MS)
+    peer.write(b"x" * 14_600)
+    peer.take()
+    peer.advance(280 * MS)
+    peer.sack((1460, 7300))
+    assert peer.take()[0].seq == peer.rcv
+    peer.advance(190 * MS)
+    assert peer.raw.counters["tcp_timeouts"] == 0
+    peer.advance(150 * MS)
+    assert peer.raw.counters["tcp_timeouts"] == 1
+
+
+# --- TCP_THIN_LINEAR_TIMEOUTS ---------------------------------------------------------------------
+
+
+def thin(segments: int, **options: int) -> Peer:
+    """A connection past its first slow start, with so many segments in flight."""
+    peer = Peer(sack=True, rtt=100 * MS, initial_window=20, options=options)
+    peer.tcb.cc.ssthresh = 20 * 1460
+    peer.write(b"x" * 1460 * segments)
+    peer.take()
+    return peer
+
+
+def timeouts_of(peer: Peer, seconds: int) -> int:
+    peer.advance(seconds * SECOND)
+    return peer.raw.counters["tcp_timeouts"]
+
+
+def test_a_thin_stream_that_wants_it_has_six_timeouts_without_back_off() -> None:
+    peer = thin(2, TCP_THIN_LINEAR_TIMEOUTS=1)
+    while peer.raw.counters["tcp_timeouts"] < 6:
+        peer.advance(10 * MS)
+        assert peer.tcb.rtt.backoff == 0
+    assert timeouts_of(peer, 1) >= 7
+    assert peer.tcb.rtt.backoff > 0  # not for ever into a black hole
+
+
+@pytest.mark.parametrize(("segments", "options"), [(2, {}), (4, {"TCP_THIN_LINEAR_TIMEOUTS": 1})])
+def test_other_streams_back_off(segments: int, options: dict) -> None:
+    peer = thin(segments, **options)
+    assert timeouts_of(peer, 5) < 6
+    assert peer.tcb.rtt.backoff > 2
+
+
+def test_the_first_slow_start_backs_off() -> None:
+    peer = Peer(sack=True, rtt=100 * MS, options={"TCP_THIN_LINEAR_TIMEOUTS": 1})
+    peer.write(b"x")
+    peer.advance(1 * SECOND)
+    assert peer.tcb.rtt.backoff == 1
+
+
+def test_a_host_may_want_it_for_all() -> None:
+    peer = Peer(sack=True, rtt=100 * MS, thin_linear_timeouts=True)
+    peer.tcb.cc.ssthresh = 20 * 1460
+    peer.write(b"x")
+    assert timeouts_of(peer, 2) >= 5
 
 
 def test_the_handshake_is_measured() -> None:

@@ -42,6 +42,6 @@ def test_a_lost_retransmission_waits_for_the_timer() -> None:
     assert len(peer.take()) == 1
     peer.sack((1460, 10 * 1460))
     assert peer.take() == []
-    peer.advance(300 * MS)
+    peer.advance(peer.tcb.rtt.rto)
     assert peer.only().seq == peer.rcv
     assert peer.raw.counters["tcp_timeouts"] == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from plywire.seq import add
+
 from .harness import ACK, MS, Pair, Peer
 
 SEGMENT = 1460
@@ -41,6 +43,23 @@ def test_a_lost_retransmission_is_found_without_a_timeout() -> None:
     peer.sack((SEGMENT, 11 * SEGMENT))
     assert 0 in starts(peer)
     assert peer.raw.counters["tcp_timeouts"] == 0
+
+
+def test_new_data_of_the_instant_before_it_is_no_proof_against_a_retransmission() -> None:
+    """6.2, RACK_sent_after: what was sent first is older, also where the clock is the same."""
+    peer = sending()
+    peer.advance(100 * MS)
+    peer.sack((SEGMENT, 2 * SEGMENT))
+    peer.write(b"y" * SEGMENT * 2, 11 * SEGMENT)
+    peer.sack((SEGMENT, 5 * SEGMENT))
+    peer.write(b"z" * SEGMENT * 2, 13 * SEGMENT)
+    peer.sack((SEGMENT, 10 * SEGMENT))
+    assert starts(peer) == [10, 11, 0, 12, 13]
+    peer.advance(100 * MS)
+    peer.sack((SEGMENT, 12 * SEGMENT))
+    assert starts(peer) == []
+    peer.sack((SEGMENT, 13 * SEGMENT))
+    assert starts(peer) == [0]
 
 
 def test_one_segment_beyond_a_hole_waits_for_the_reordering_window() -> None:
@@ -86,6 +105,74 @@ def test_a_duplicate_report_widens_the_window() -> None:
     peer = sending(3)
     peer.sack((-SEGMENT, 0))
     assert peer.tcb.rack.reo_mult == 2
+
+
+def test_new_data_sent_just_before_a_repeat_does_not_make_it_lost() -> None:
+    """All at one reading of the clock: two new segments, then the loss is found. What comes back of
+    them says nothing of the repeat, though their sequence numbers are higher."""
+    peer = sending(10)
+    peer.tcb.cc.cwnd = 10 * SEGMENT
+    peer.write(b"y" * SEGMENT * 10, 11 * SEGMENT)
+    assert starts(peer) == []
+    peer.advance(100 * MS)
+    for count in (2, 3, 4):
+        peer.sack((SEGMENT, count * SEGMENT))
+    assert starts(peer) == [10, 11, 0]
+    peer.advance(100 * MS)
+    peer.sack((SEGMENT, 12 * SEGMENT))
+    assert 0 not in starts(peer)
+
+
+def test_a_block_that_repeats_old_news_is_no_reordering() -> None:
+    """Reports were lost: one acknowledgement has the newest block first, and the older behind."""
+    peer = sending(10)
+    peer.advance(100 * MS)
+    peer.sack((6 * SEGMENT, 7 * SEGMENT), (SEGMENT, 3 * SEGMENT))
+    assert not peer.tcb.rack.reordering_seen
+
+
+def test_a_reported_repeat_shows_that_an_earlier_one_is_lost() -> None:
+    """Its block brings an old echo, since only what is in order is echoed (RFC 7323 4.3)."""
+    peer = Peer(sack=True, congestion="newreno", initial_window=20, rtt=100 * MS, timestamps=1)
+    size = SEGMENT - 12
+    peer.write(b"x" * size * 40)
+    assert len(peer.take()) == 20
+    old = peer.tsecr
+    peer.advance(100 * MS)
+    peer.tsecr = old
+    peer.sack((size, 2 * size), (3 * size, 9 * size))
+    first = [item.seq for item in peer.raw.take()]
+    assert first[0] == peer.rcv
+    for count in range(10, 17):
+        if add(peer.rcv, 2 * size) in first:
+            break
+        peer.sack((size, 2 * size), (3 * size, count * size))
+        first += [item.seq for item in peer.raw.take()]
+    assert add(peer.rcv, 2 * size) in first  # both holes were sent again, in order
+    peer.advance(100 * MS)
+    peer.sack((size, 9 * size))  # the second repeat has arrived, the first has not
+    assert peer.rcv in [item.seq for item in peer.raw.take()]
+
+
+def test_a_duplicate_of_what_a_timer_has_sent_does_not_widen_the_window() -> None:
+    peer = sending(2)
+    peer.advance(2000 * MS)
+    assert peer.raw.counters["tcp_timeouts"] >= 1
+    peer.rcv = add(peer.rcv, 2 * SEGMENT)
+    peer.sack((-2 * SEGMENT, -SEGMENT))
+    assert peer.tcb.rack.reo_mult == 1
+
+
+def test_a_timeout_does_not_give_up_what_was_sent_lately() -> None:
+    """Section 6.3."""
+    peer = sending(2)
+    peer.advance(2 * peer.tcb.rtt.srtt + MS)
+    assert peer.raw.counters["tcp_loss_probes"] == 1
+    peer.advance(peer.tcb.rtt.rto - 50 * MS)
+    peer.write(b"y" * SEGMENT, 3 * SEGMENT)
+    peer.advance(60 * MS)
+    assert peer.raw.counters["tcp_timeouts"] == 1
+    assert [seg.lost for seg in peer.tcb.board.segs] == [True, True, False]
 
 
 # --- tail loss probes -----------------------------------------------------------------------------
@@ -152,6 +239,20 @@ def test_a_probe_that_repaired_a_loss_was_congestion() -> None:
     peer.ack(SEGMENT)
     assert peer.raw.counters["tcp_loss_probe_recovery"] == 1
     assert peer.tcb.cc.cwnd < cwnd
+
+
+def test_what_the_probe_repaired_is_reduced_from_what_was_in_flight() -> None:
+    """Not from what its answer has left of it."""
+    peer = sending(8)
+    peer.tcb.cc.cwnd = 8 * SEGMENT
+    peer.advance(2 * peer.tcb.rtt.srtt + MS)
+    assert starts(peer) == [7]
+    peer.ack(8 * SEGMENT)
+    peer.write(b"z" * SEGMENT * 8, 9 * SEGMENT)
+    assert len(peer.take()) == 8
+    peer.ack(SEGMENT)
+    assert peer.raw.counters["tcp_loss_probe_recovery"] == 1
+    assert peer.tcb.cc.ssthresh == 4 * SEGMENT
 
 
 def test_a_probe_for_nothing_was_no_congestion() -> None:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from plywire.messages import Bind, Bound, Connect, Data, Listen, Opened, Paths, Segment
+from plywire import seq
+from plywire.messages import Bind, Bound, Closed, Connect, Data, Listen, Opened, Paths, Segment
 from plywire.roles import IP
 from plywire.seq import add
 from plywire.wire import tcp as wire
 from plywire.wire.tcp import Options, TcpHeader
 
-from .harness import ACK, ANY, FIN, LOCAL, REMOTE, SYN, Peer, Raw
+from .harness import ACK, ANY, FIN, LOCAL, PSH, REMOTE, RST, SECOND, SYN, URG, Peer, Raw
 
 MSS_1000 = b"\x02\x04\x03\xe8"
 UNKNOWN = b"\xfd\x05abc"
 
 
-def arrives(raw: Raw, flags: int, seq: int, ack: int, options: bytes, data: bytes = b"") -> None:
+def arrives(raw: Raw, flags: int, number: int, ack: int, options: bytes, data: bytes = b"") -> None:
     """A segment for the first connection, or for port 80, with options byte by byte."""
     tcb = next(iter(raw.layer.stack.by_id.values()), None)
     local, remote = (tcb.local_port, tcb.remote_port) if tcb else (80, 40_000)
-    header = TcpHeader(remote, local, seq, ack, flags, 65_535, 0, options)
+    header = TcpHeader(remote, local, number, ack, flags, 65_535, 0, options)
     payload = wire.encode(header, data, REMOTE, LOCAL)
     raw.layer.receive(Segment(5, 6, REMOTE, LOCAL, 0, 64, 0, payload), IP, raw.now)
     raw.collect()
@@ -114,3 +115,104 @@ def test_the_source_is_the_routes_and_stays_the_connections() -> None:
 def test_the_ttl_is_left_to_ip() -> None:
     """MUST-49: the TTL is the host's setting; 0 asks ip for it."""
     assert Peer(establish=False).syn.message.ttl == 0
+
+
+def test_a_program_names_the_diffserv_field() -> None:
+    """MUST-48, SHLD-21, SHLD-22: on every segment, from the SYN on, and it can be changed."""
+    peer = Peer(options={"IP_TOS": 0x28})
+    peer.write(b"hello")
+    assert [item.message.tos for item in (peer.syn, peer.only())] == [0x28, 0x28]
+    peer.ack(5)
+    peer.raw.option("IP_TOS", 0x48)
+    peer.write(b"world", 5)
+    assert peer.only().message.tos == 0x48
+    assert Peer(passive=True, options={"IP_TOS": 0x28}).synack.message.tos == 0x28
+
+
+def test_a_window_of_more_than_half_the_field_is_no_negative_number() -> None:
+    """MUST-1."""
+    peer = Peer(window=0xFFFF, initial_window=50)
+    peer.write(b"x" * 70_000)
+    assert sum(len(item.data) for item in peer.take()) == 44 * 1460
+
+
+def test_a_closed_window_is_closed_to_text_only() -> None:
+    """MUST-66: RST and URG count when the window is closed."""
+    peer = Peer(limit=1000)
+    peer.data(b"x" * 1000)
+    peer.take()
+    peer.send(ACK | URG, urgent=500)
+    assert peer.tcb.rcv_up == add(peer.snd, 500)
+    peer.raw.told()
+    peer.send(RST, seq=peer.snd)
+    (closed,) = peer.raw.told(Closed)
+    assert (closed.error, peer.state) == ("ECONNRESET", "CLOSED")
+
+
+def test_urgent_data_may_be_of_any_length() -> None:
+    """MUST-31, MUST-62: its end is the furthest that was named, however many segments it takes."""
+    peer = Peer()
+    end = add(peer.snd, 60_000)
+    received = b""
+    for offset in range(0, 60_000, 1000):
+        peer.send(ACK | URG, b"u" * 1000, urgent=60_000 - offset)
+        peer.snd = add(peer.snd, 1000)
+        assert peer.tcb.rcv_up == end
+        received += b"".join(item.payload for item in peer.raw.told(Data))
+    assert received == b"u" * 60_000
+
+
+def test_a_reset_may_bear_data() -> None:
+    """SHLD-2: a RST with a diagnosis in it is a RST."""
+    peer = Peer()
+    peer.send(RST, b"out of memory")
+    (closed,) = peer.raw.told()
+    assert (closed.error, peer.state) == ("ECONNRESET", "CLOSED")
+
+
+def test_a_window_that_shrinks() -> None:
+    """SHLD-15, SHLD-16, SHLD-17: nothing new, but the old data inside is sent again, for as long as
+    the peer answers."""
+    peer = Peer(retries2=3, initial_window=10)
+    peer.write(b"x" * 20_000)
+    assert len(peer.take()) == 10
+    for _ in range(12):
+        peer.send(ACK, window=2000)
+        peer.advance(peer.raw.layer.deadline() - peer.raw.now)
+        sent = peer.take()
+        assert sent
+        assert all(seq.le(add(item.seq, len(item.data)), add(peer.rcv, 14_600)) for item in sent)
+        assert sent[0].seq == peer.rcv
+        peer.ack(100)
+    assert peer.state == "ESTABLISHED"
+
+
+def test_r2_is_more_than_100_seconds() -> None:
+    """SHLD-11, with Linux's numbers."""
+    peer = Peer()
+    peer.write(b"x")
+    peer.advance(100 * SECOND)
+    assert peer.state == "ESTABLISHED"
+    peer.advance(900 * SECOND)
+    assert peer.state == "CLOSED"
+
+
+def test_keep_alive_waits_for_data_in_flight() -> None:
+    """MUST-26: no probe while something that was sent is not acknowledged."""
+    peer = Peer(options={"SO_KEEPALIVE": 1, "TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1})
+    peer.write(b"x")
+    peer.take()
+    peer.advance(20 * SECOND)
+    assert {item.seq for item in peer.take()} == {peer.rcv}, "the data again, and no probe"
+
+
+def test_small_writes_leave_as_full_segments_with_one_push() -> None:
+    """SHLD-27, SHLD-28, MAY-16: what was queued is cut anew."""
+    peer = Peer(window=0)
+    for offset in range(0, 3000, 10):
+        peer.write(b"x" * 10, offset)
+    peer.take()
+    peer.send(ACK, window=10_000)
+    sent = peer.take()
+    assert [len(item.data) for item in sent] == [1460, 1460, 80]
+    assert [bool(item.flags & PSH) for item in sent] == [False, False, True]

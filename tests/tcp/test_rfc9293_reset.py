@@ -82,7 +82,7 @@ def test_active_side_discovers_half_open() -> None:
 
 
 def test_old_duplicate_syn_recovery() -> None:
-    """Figure 7: the listener answers an old SYN, is reset, and takes the true one."""
+    """Figure 8: the listener answers an old SYN, is reset, and takes the true one."""
     raw = Raw()
     raw.listen()
     raw.segment(SYN, 90, src_port=7777, dst_port=80)

@@ -206,7 +206,7 @@ def test_syn_sent_receives_syn_ack_with_text_and_fin() -> None:
 
 
 def test_syn_sent_receives_syn() -> None:
-    """Simultaneous open, RFC 9293 figure 8."""
+    """Simultaneous open, RFC 9293 figure 7."""
     peer = in_state("SYN-SENT")
     peer.send(SYN)
     answer = peer.only()

@@ -44,6 +44,20 @@ def test_a_loss_leaves_seven_tenths() -> None:
     assert after_loss().ssthresh == 70 * MSS
 
 
+def test_what_cwnd_has_beyond_whole_segments_is_reduced_too() -> None:
+    """4.6: cwnd, where it was in full use; only whole segments can be in flight."""
+    cubic = Cubic(4 * MSS + 900)
+    cubic.on_loss(4 * MSS, MSS, 0)
+    assert cubic.ssthresh == int(4900 * 0.7)
+
+
+def test_a_window_that_was_not_used_is_not_what_is_reduced() -> None:
+    """RFC 7661: the network has said nothing of more than was in flight."""
+    cubic = Cubic(50 * MSS)
+    cubic.on_loss(10 * MSS, MSS, 0)
+    assert cubic.ssthresh == 7 * MSS
+
+
 def test_a_second_loss_below_the_maximum_lowers_it_further() -> None:
     """4.7, fast convergence."""
     cubic = after_loss()

@@ -21,6 +21,16 @@ EVERYTHING = wire.build_options(Options(MSS, 7, True, (), (1, 0)))
 """What a peer offers that can do everything."""
 
 
+class FixedNumber:
+    """An initial sequence number of the test's choice."""
+
+    def __init__(self, iss: int) -> None:
+        self.iss, self.key = iss, b""
+
+    def choose(self, *_: object) -> int:
+        return self.iss
+
+
 class Script:
     """Numbers of the peer's segments count from its SYN, as those of `ack` do from ours."""
 
@@ -33,7 +43,7 @@ class Script:
 
     def _make(self):
         layer = create(self.config, random.Random(1), Tracer("h1", "tcp", lambda event: None))
-        layer.initial_sequence_number = lambda key, now: self.iss
+        layer.isn = FixedNumber(self.iss)
         return layer
 
     def app(self, message: Message) -> list:

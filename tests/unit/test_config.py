@@ -12,6 +12,7 @@ import pytest
 from plywire import config
 from plywire.config import MS, SECOND, TcpConfig, parse
 from plywire.errors import ConfigError
+from plywire.profiles import PROFILES
 
 GOOD = """
 [lab]
@@ -108,9 +109,11 @@ def test_a_point_to_point_network_has_two_hosts():
 def test_profiles_differ_and_a_file_changes_their_numbers():
     data = changed("hosts.h1.profile", "bsd")
     data["hosts"]["h1"]["tcp"] = {"syn_retries": 1}
-    tcp = parse(data).hosts["h1"].tcp
-    assert (tcp.rto_min, tcp.syn_retries) == (30 * MS, 1)
-    assert parse(tree()).hosts["h2"].tcp == TcpConfig() == config.PROFILES["linux"]
+    data["hosts"]["h1"]["ip"] = {"ttl": 33}
+    h1, h2 = parse(data).hosts["h1"], parse(tree()).hosts["h2"]
+    assert (h1.tcp.rto_max, h1.tcp.syn_retries) == (64 * SECOND, 1)
+    assert (h1.ip.icmp_rate, h1.ip.ttl) == (200, 33)
+    assert (h2.tcp, h2.ip) == PROFILES["linux"] == (TcpConfig(), config.IpConfig())
 
 
 def test_helper_makes_what_a_file_would():

@@ -222,7 +222,7 @@ def test_retired_and_unused_types_are_ignored(kind):
     assert ip.counters["drop_icmp_ignored_type"] == 1
 
 
-@pytest.mark.parametrize("kind", [6, 15, 17, 30, 37, 255])
+@pytest.mark.parametrize("kind", [6, 15, 16, 17, 18, 30, 37, 255])
 def test_unknown_types_are_dropped_silently(kind):
     """RFC 1122 3.2.2; among them those that RFC 6918 has retired."""
     ip = Ip()

@@ -13,13 +13,10 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from plywire.config import (
-    PROFILES,
     AppConfig,
     HostConfig,
-    IpConfig,
     LabConfig,
     LinkConfig,
-    TcpConfig,
     numbers,
 )
 from plywire.config import host as any_host
@@ -27,10 +24,11 @@ from plywire.config import parse as parse_lab
 from plywire.errors import ConfigError, SocketError
 from plywire.impair import Impairments
 from plywire.layer import Layer
+from plywire.profiles import PROFILES, SECOND
 from plywire.registry import implementation as implementation_of
 from plywire.registry import load
 from plywire.roles import APP, IP, LAYERS, LINK, TCP, Role
-from plywire.tables import SECOND, Table
+from plywire.tables import Table
 from plywire.trace import Tracer
 from services.app.options import SETTABLE, checked
 
@@ -44,7 +42,6 @@ RUNS_MAX = 10_000
 """Runs of one matrix at most."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
-_LAYER_CONFIGS = {TCP: TcpConfig, IP: IpConfig, LINK: LinkConfig, APP: AppConfig}
 _TIMES = ("delay", "jitter", "reorder_by")
 _CHANCES = ("loss", "ecn_mark", "duplicate", "reorder", "corrupt")
 _BYTES_MAX = 1 << 30
@@ -86,6 +83,12 @@ class Swap:
     after: float
     spec: str
     settings: Mapping[str, Any]
+
+    def numbers(self) -> dict[str, Any]:
+        """The settings as fields of the layer's configuration."""
+        default = _default("linux", self.layer)
+        new = numbers(Table(self.settings, "swap", self.layer), default)
+        return {name: getattr(new, name) for name in self.settings}
 
 
 @dataclass(frozen=True)
@@ -284,8 +287,7 @@ def _option(table: Table) -> tuple[dict, dict, tuple[Swap, ...]]:
         for role in LAYERS:
             if role not in part.data:
                 continue
-            default = PROFILES[profile] if role == TCP else _LAYER_CONFIGS[role]()
-            numbers(part.table(role), default)
+            numbers(part.table(role), _default(profile, role))
             for end in ends:
                 hosts[end].setdefault(role, {}).update(part.data[role])
         for end in ends:
@@ -322,9 +324,14 @@ def _swap(table: Table) -> Swap:
     if spec:
         _check_spec(table, "implementation", layer, spec)
     settings = table.table("set")
-    numbers(settings, _LAYER_CONFIGS[layer]())
+    numbers(settings, _default("linux", layer))
     table.done()
     return Swap(end, layer, float(after), spec, dict(settings.data))
+
+
+def _default(profile: str, role: Role) -> Any:
+    known = PROFILES[profile]
+    return {TCP: known.tcp, IP: known.ip, LINK: LinkConfig(), APP: AppConfig()}[role]
 
 
 def _impairments(table: Table) -> Impairments:

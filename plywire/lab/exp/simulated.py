@@ -14,8 +14,8 @@ from plywire.lab.exp.outcome import Outcome
 from plywire.lab.exp.samples import Samples
 from plywire.lab.exp.workload import ClosedEarly, Program, Progress, Send
 from plywire.lab.simulator import Host, World
+from plywire.profiles import SECOND
 from plywire.roles import LAYERS, TCP
-from plywire.tables import SECOND
 
 _CLOSE_LIMIT = 2 * SECOND
 _WARM_UP_LIMIT = 10 * SECOND
@@ -109,7 +109,7 @@ class _Connection:
         return bool(self._swaps) and self._progress.share >= self._swaps[0].after
 
     def _exchange(self, swap: Swap) -> None:
-        self._hosts[swap.end].replace(swap.layer, swap.spec or None, swap.settings)
+        self._hosts[swap.end].replace(swap.layer, swap.spec or None, swap.numbers())
 
     def _sample(self) -> None:
         for row in self._hosts[SENDER].describe(TCP, "connections"):
@@ -172,4 +172,3 @@ def _socket(host: Host, options: Mapping[str, int]) -> int:
 
 def _data(answered: Call | None) -> bytes | None:
     return getattr(answered.value, "data", None) if answered is not None else None
-

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from plywire.config import (
     DEFAULT_IMPLEMENTATIONS,
-    PROFILES,
     AppConfig,
     HostConfig,
-    IpConfig,
     LinkConfig,
     parse,
 )
 from plywire.errors import ConfigError
+from plywire.profiles import PROFILES
 from plywire.registry import load
 from plywire.roles import LAYERS, LINK, Role
 
@@ -73,8 +72,8 @@ def configure(
     config = replace(
         lab.hosts[name],
         names=world.names,
-        tcp=_changed(PROFILES[profile], tcp, f"{where}: tcp"),
-        ip=_changed(IpConfig(), ip, f"{where}: ip"),
+        tcp=_changed(PROFILES[profile].tcp, tcp, f"{where}: tcp"),
+        ip=_changed(PROFILES[profile].ip, ip, f"{where}: ip"),
         link=_changed(LinkConfig(), link, f"{where}: link"),
         app=_changed(AppConfig(), app, f"{where}: app"),
     )

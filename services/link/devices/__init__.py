@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from plywire.config import HostConfig, InterfaceConfig
+from plywire.errors import ConfigError
 from plywire.runtime.clock import REAL_CLOCK, Clock
 from plywire.runtime.pipe import Context
 from plywire.runtime.shell import Port
@@ -41,7 +42,13 @@ def open_ports(
     try:
         for interface in host.interfaces:
             others = peers.get(interface.name, ())
-            factory = DEVICES[interface.device]
+            factory = DEVICES.get(interface.device)
+            if factory is None:
+                raise ConfigError(
+                    f"hosts.{host.name}.{interface.name}.device",
+                    f"{interface.device!r} is none of this link's ({', '.join(DEVICES)}); name the"
+                    ' link that has it: implementations = { link = "services.link_tunnel:create" }',
+                )
             ports.append(factory(host, interface, context, directory, others, clock))
     except BaseException:
         for port in ports:

@@ -59,7 +59,7 @@ def answer(shell: Shell, arguments: Sequence[Any]) -> object:
     None); `drop_next PEER DIRECTION COUNT`; `reset PEER DIRECTION`, or `reset` for all. Raises
     ConfigError for a peer that no port knows, and for settings that cannot be.
     """
-    ports: list[Impairable] = list(shell.ports.values())
+    ports: list[Impairable] = [port for port in shell.ports.values() if hasattr(port, "impairing")]
     what, *rest = arguments
     if what == "show":
         return [row for port in ports for row in port.impairing.describe()]

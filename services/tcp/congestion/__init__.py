@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from services.tcp.congestion.cubic import Cubic
-from services.tcp.congestion.newreno import NewReno
+from services.tcp.congestion.newreno import INFINITE, NewReno
+
+__all__ = ["ALGORITHMS", "INFINITE", "CongestionControl", "Cubic", "NewReno", "initial_window"]
 
 
 class CongestionControl(Protocol):

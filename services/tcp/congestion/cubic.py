@@ -8,8 +8,8 @@ grows as Reno. Windows are bytes, W_max, W_est and the cube are segments.
 from __future__ import annotations
 
 from services.tcp.congestion.hystart import CSS_GROWTH_DIVISOR, LIMIT, HyStart
+from services.tcp.congestion.newreno import INFINITE
 
-_INFINITE = 1 << 30
 _C = 0.4  # RFC 9438 5
 _BETA = 0.7  # 4.6
 _ALPHA = 3 * (1 - _BETA) / (1 + _BETA)  # 4.3
@@ -25,7 +25,7 @@ class Cubic:
 
     def __init__(self, initial: int) -> None:
         self.cwnd = initial
-        self.ssthresh = _INFINITE
+        self.ssthresh = INFINITE
         self._w_max = 0.0
         self._k = 0.0  # seconds from the epoch until the window is W_max again
         self._epoch = 0  # when this stage of congestion avoidance began; 0: not yet
@@ -81,13 +81,18 @@ class Cubic:
     def _cube(self, elapsed: float) -> float:
         return _C * (elapsed - self._k) ** 3 + self._w_max
 
+    def _used(self, flight: int, mss: int) -> int:
+        """4.6: the window to reduce. It is cwnd, as in Linux, where that was in full use: less than
+        a segment of it is never in flight. Else, RFC 7661, no more than was tried."""
+        return self.cwnd if flight <= self.cwnd < flight + mss else flight
+
     def on_loss(self, flight: int, mss: int, now: int) -> None:
         """4.6, and fast convergence (4.7): who loses below the last maximum gives way."""
-        lost_at = min(flight, self.cwnd) / mss
+        lost_at = self._used(flight, mss) / mss
         self._w_max = lost_at * (1 + _BETA) / 2 if lost_at < self._w_max else lost_at
         self._prior = lost_at
         self._epoch = 0
-        self.ssthresh = max(int(min(flight, self.cwnd) * _BETA), 2 * mss)
+        self.ssthresh = max(int(lost_at * mss * _BETA), 2 * mss)
 
     def on_recovered(self, flight: int, mss: int, now: int) -> None:
         """RFC 6582 3.2 step 3, option 1, where there is no SACK."""
@@ -96,7 +101,7 @@ class Cubic:
     def on_timeout(self, flight: int, mss: int, first: bool, now: int) -> None:
         """4.8: one segment, and no memory of a maximum."""
         if first:
-            self.ssthresh = max(int(min(flight, self.cwnd) * _BETA), 2 * mss)
+            self.ssthresh = max(int(self._used(flight, mss) * _BETA), 2 * mss)
             self._prior = self.cwnd / mss
         self._w_max = 0.0
         self._epoch = 0

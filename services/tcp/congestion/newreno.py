@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-_INFINITE = 1 << 30  # RFC 5681 3.1: ssthresh SHOULD start arbitrarily high
+INFINITE = 1 << 30
+"""RFC 5681 3.1: ssthresh SHOULD start arbitrarily high."""
 
 
 class NewReno:
@@ -13,7 +14,7 @@ class NewReno:
 
     def __init__(self, initial: int) -> None:
         self.cwnd = initial
-        self.ssthresh = _INFINITE
+        self.ssthresh = INFINITE
         self._counted = 0  # bytes acknowledged since cwnd last grew in congestion avoidance
 
     def on_ack(self, acked: int, mss: int, srtt: int, now: int) -> None:

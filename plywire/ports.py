@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from plywire.errors import SocketError
+from plywire.isn import endpoint_hash
+from plywire.paths import ANY
 from plywire.roles import TCP
-from services.tcp.isn import endpoint_hash
-from services.tcp.paths import ANY
 
 
 class Reservation:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 ANY = b"\0\0\0\0"
 LOOPBACK = b"\x7f\0\0\1"
 MIN_PMTU = 552
-"""No ICMP message lowers a path MTU below this (RFC 5927 section 7, Linux's min_pmtu)."""
+"""No ICMP message lowers a path MTU below this: Linux's min_pmtu, against RFC 5927 section 7."""
 
 _PMTU_LIFETIME = 600 * 1_000_000_000  # RFC 1191 section 6.3: try a larger one after ten minutes
 _PMTU_ENTRIES = 1024

@@ -7,6 +7,7 @@ round trip, and nothing to remember of what is lost but where it began: at SND.U
 from __future__ import annotations
 
 from plywire.config import TcpConfig
+from plywire.ports import Reservation
 from services.tcp_lite.states import CLOSED, TIME_WAIT
 
 DEFAULT_MSS = 536  # RFC 9293 3.7.1 (MUST-15): of a peer that says nothing
@@ -18,6 +19,7 @@ _FIELDS: dict[str, object] = {
     # --- who
     "handle": 0,  # on the app boundary; 0: no program is to be told anything
     "listener": 0,  # the handle that it came in on
+    "queued": False,  # no program has accepted it
     "local_address": b"", "local_port": 0, "remote_address": b"", "remote_port": 0,
     "reuse": False,  # SO_REUSEADDR
     "state": CLOSED,
@@ -30,6 +32,7 @@ _FIELDS: dict[str, object] = {
     "snd_wnd": 0, "snd_wl1": 0, "snd_wl2": 0, "max_snd_wnd": 0,
     "snd_mss": DEFAULT_MSS,
     "snd_offset": 0,  # in the stream, of the first byte that is not acknowledged
+    "snd_buf": b"",  # what is not acknowledged
     "send_buffer": 0,  # its size
     "waiting": False,  # for the acknowledgement of the one segment
     "fin_sent": False,
@@ -50,19 +53,22 @@ _FIELDS: dict[str, object] = {
     "segs_in": 0, "segs_out": 0, "retransmits": 0,
 }  # fmt: skip
 
+_SHOWN = (
+    "state", "local_port", "remote_port", "iss", "snd_una", "snd_nxt", "snd_wnd", "snd_wl1",
+    "snd_wl2", "snd_mss", "irs", "rcv_nxt", "rcv_wnd", "rcv_mss", "backoff", "retries", "segs_in",
+    "segs_out", "retransmits", "listener",
+)  # fmt: skip
+
 
 class Block:
-    """A connection's control block, by RFC 9293's names. snd_buf: what is not acknowledged."""
+    """A connection's control block, by RFC 9293's names."""
 
-    __slots__ = (*_FIELDS, "shown", "snd_buf")
+    __slots__ = (*_FIELDS, "shown")
 
-    def __init__(self, handle: int, key: Key, trace: int) -> None:
-        for name, value in _FIELDS.items():
-            setattr(self, name, value)
-        self.handle, self.trace = handle, trace
-        self.local_address, self.local_port, self.remote_address, self.remote_port = key
-        self.snd_buf = bytearray()
+    def __init__(self, **fields: object) -> None:
         self.shown: dict[str, int | str] = {}
+        for name, value in (_FIELDS | fields).items():
+            setattr(self, name, value)
 
     @property
     def key(self) -> Key:
@@ -86,12 +92,9 @@ class Block:
 
     def control(self) -> dict[str, int | str]:
         """The block for people; buffers are there from OPEN to TIME-WAIT."""
-        names = ("state", "local_port", "remote_port", "iss", "snd_una", "snd_nxt", "snd_wnd",
-                 "snd_wl1", "snd_wl2", "snd_mss", "irs", "rcv_nxt", "rcv_wnd", "rcv_mss",
-                 "backoff", "retries", "segs_in", "segs_out", "retransmits")  # fmt: skip
         gone = self.state in (CLOSED, TIME_WAIT)
         unread = 0 if gone or self.released else max(self.rcv_offset - self.rcv_acked, 0)
-        return {name: getattr(self, name) for name in names} | {
+        return {name: getattr(self, name) for name in _SHOWN} | {
             "local_address": dotted(self.local_address),
             "remote_address": dotted(self.remote_address),
             "send_queue": len(self.snd_buf),
@@ -104,65 +107,30 @@ class Block:
             "released": int(self.released),
         }
 
-    def view(self) -> dict[str, int | str]:
-        """The block as a row of `ss`."""
-        control = self.control()
-        return control | {
-            "listener": self.listener,
-            "local": f"{control['local_address']}:{self.local_port}",
-            "peer": f"{control['remote_address']}:{self.remote_port}",
-            "recv_q": control["receive_queue"],
-            "send_q": control["send_queue"],
-        }
-
-    def to_state(self) -> list:
+    def to_state(self) -> dict[str, object]:
         """Everything that a successor needs, but the timer."""
-        return [[getattr(self, name) for name in _FIELDS], bytes(self.snd_buf)]
-
-    def take_state(self, state: list) -> None:
-        """What `to_state` described."""
-        for name, value in zip(_FIELDS, state[0], strict=True):
-            setattr(self, name, value)
-        self.snd_buf = bytearray(state[1])
+        return {name: getattr(self, name) for name in _FIELDS}
 
 
-class Unconnected:
-    """A socket with a local address and no peer: bound (CLOSED) or listening (LISTEN).
+class Listener:
+    """A socket that waits for connections: its port, and how many may wait to be accepted."""
 
-    waiting: the keys of connections that no program has accepted.
-    """
+    __slots__ = ("backlog", "options", "reservation", "shown", "state")
 
-    __slots__ = ("backlog", "handle", "local_address", "local_port", "reuse", "shown", "state",
-                 "waiting")  # fmt: skip
-
-    def __init__(self, handle: int, address: bytes, port: int, reuse: bool) -> None:
-        self.handle, self.local_address, self.local_port = handle, address, port
-        self.reuse, self.state, self.backlog = reuse, CLOSED, 0
-        self.waiting: set[Key] = set()
+    def __init__(self, reservation: Reservation, backlog: int = 0, state: str = CLOSED) -> None:
+        self.reservation, self.backlog, self.state = reservation, backlog, state
         self.shown: dict[str, int | str] = {}
+        self.options: dict[str, int | str] = {}
 
     def control(self) -> dict[str, int | str]:
         """For people."""
-        return {
-            "state": self.state,
-            "local_address": dotted(self.local_address),
-            "local_port": self.local_port,
-            "backlog": self.backlog,
-            "receive_queue": len(self.waiting),
-        }
+        held = self.reservation
+        return {"state": self.state, "local_address": dotted(held.address),
+                "local_port": held.port, "backlog": self.backlog}  # fmt: skip
 
     def to_state(self) -> list:
         """Everything."""
-        return [self.handle, self.local_address, self.local_port, self.reuse, self.state,
-                self.backlog, [list(key) for key in self.waiting]]  # fmt: skip
-
-    @classmethod
-    def from_state(cls, state: list) -> Unconnected:
-        """What `to_state` described."""
-        *place, name, backlog, waiting = state
-        item = cls(*place)
-        item.state, item.backlog, item.waiting = name, backlog, set(map(tuple, waiting))
-        return item
+        return [self.reservation.to_state(), self.backlog, self.state]
 
 
 def dotted(address: bytes) -> str:

@@ -1,6 +1,7 @@
 """What every link does, whatever its frames look like: its pipe to ip, its interfaces, its counts.
 
-A link adds `_down` (a datagram becomes a frame) and `_up` (a frame becomes a datagram).
+A link adds `_down` (a datagram becomes a frame) and `_up` (a frame becomes a datagram). What those
+are where frames are bare IP packets is here too: such links differ in how the packets travel.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from plywire.config import InterfaceConfig
 from plywire.envelope import dump_state, load_state
 from plywire.errors import DecodeError
 from plywire.layer import Output
-from plywire.messages import Datagram, Frame, Hello, Interface, Message
+from plywire.messages import FLAG_BROADCAST, MAX_PACKET, Datagram, Frame, Hello, Interface, Message
 from plywire.roles import IP, WIRE, Role
 from plywire.trace import Tracer
 
@@ -19,6 +20,8 @@ ANY_ADDRESS = b"\0\0\0\0"
 LIMITED_BROADCAST = b"\xff\xff\xff\xff"
 
 _SNAPSHOT = 1
+_NO_MAC = b"\0" * 6
+_DST = slice(16, 20)
 _TRAFFIC = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")
 
 
@@ -62,6 +65,16 @@ class LinkInterface:
         self.up = state["up"]
         for name in _TRAFFIC:
             setattr(self, name, state[name])
+
+
+class BareInterface(LinkInterface):
+    """An interface that has no hardware address."""
+
+    __slots__ = ()
+
+    @property
+    def mac(self) -> bytes:
+        return _NO_MAC
 
 
 class LinkBase:
@@ -222,3 +235,27 @@ def directed_broadcast(config: InterfaceConfig) -> bytes:
 def address_text(address: bytes) -> str:
     """4 bytes as a dotted address."""
     return ".".join(map(str, address))
+
+
+def outgoing(datagram: Datagram, interface: LinkInterface) -> bytes:
+    """What goes on the wire for a datagram: its packet. Raises DecodeError when it is too long."""
+    if len(datagram.packet) > interface.mtu:
+        raise DecodeError("packet_too_big", f"{len(datagram.packet)} bytes")
+    return datagram.packet
+
+
+def incoming_flags(frame: Frame, interface: LinkInterface) -> int:
+    """The flags of the Datagram that a packet from the wire becomes. Raises DecodeError when it is
+    not one."""
+    packet = frame.frame
+    if len(packet) < 20 or packet[0] >> 4 != 4:
+        raise DecodeError("not_ipv4")
+    if len(packet) > MAX_PACKET:
+        raise DecodeError("frame_too_long", f"{len(packet)} bytes")
+    dst = packet[_DST]
+    group = (
+        dst == LIMITED_BROADCAST
+        or dst == directed_broadcast(interface.config)
+        or dst[0] & 0xF0 == 0xE0
+    )
+    return FLAG_BROADCAST if group else 0
