@@ -38,6 +38,8 @@ HOSTS = {SENDER: "h1", RECEIVER: "h2"}
 ADDRESSES = {SENDER: "10.0.0.1", RECEIVER: "10.0.0.2"}
 PORT = 80
 TRANSFER, REQUESTS = "transfer", "requests"
+SOCKET_OPTIONS = tuple(name for name in SETTABLE if name != "SO_LINGER")
+"""Those that take a number."""
 RUNS_MAX = 10_000
 """Runs of one matrix at most."""
 
@@ -186,8 +188,10 @@ def parse(data: Mapping[str, Any], where: str = "experiment.toml", place: str = 
         raise head.error("sample", "less than a millisecond")
     head.done()
     workload = _workload(top.table("workload"))
-    implementations = _named(top.table("implementations"), _implementation) or {"plywire": {}}
-    options = _named(top.table("options"), _option) or {"defaults": ({}, {}, ())}
+    implementations = _named(top.table("implementations"), _implementation) or {
+        "plywire": _implementation(Table({}, where, ""))
+    }
+    options = _named(top.table("options"), _option) or {"defaults": _option(Table({}, where, ""))}
     impairments = _named(top.table("impairments"), _impairments) or {"clean": Impairments()}
     top.done()
     count = len(implementations) * len(options) * len(impairments) * repetitions
@@ -295,8 +299,8 @@ def _option(table: Table) -> tuple[dict, dict, tuple[Swap, ...]]:
                 hosts[end]["profile"] = profile
         chosen = part.table("socket")
         for key in list(chosen.data):
-            if key not in SETTABLE:
-                raise chosen.error(key, f"unknown; there are {', '.join(SETTABLE)}")
+            if key not in SOCKET_OPTIONS:
+                raise chosen.error(key, f"unknown; there are {', '.join(SOCKET_OPTIONS)}")
             try:
                 value = checked(key, chosen.number(key, 0), _ANY_HOST)
             except SocketError as error:
@@ -375,8 +379,8 @@ def _variant(
     data = {
         host: {
             "interfaces": [{"address": f"{ADDRESSES[end]}/24", "wire": "lan"}],
-            "implementations": dict(roles.get(end, {})),
-            **hosts.get(end, {}),
+            "implementations": dict(roles[end]),
+            **hosts[end],
         }
         for end, host in HOSTS.items()
     }

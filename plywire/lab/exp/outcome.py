@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple, Self
 
@@ -14,7 +14,8 @@ class Outcome(NamedTuple):
     """results: for run.json. goodput: bits a second of payload, both ways, from connect() to the
     last byte read; duration: seconds; retransmissions: segments of the sender; latency: seconds
     from a request's first write to its response, the median, None without requests; completed: all
-    bytes arrived as they were sent; error: why not, "" else."""
+    bytes arrived as they were sent; error: why not, "" else; pauses: seconds that each exchange of
+    a layer took from fence to go, in the lab (virtual time does not move meanwhile)."""
 
     results: dict[str, Any]
     samples: Samples
@@ -28,6 +29,7 @@ class Outcome(NamedTuple):
         row: Mapping[str, Any],
         samples: Samples,
         now: int,
+        pauses: Sequence[float] = (),
     ) -> Self:
         """began, now: nanoseconds; row: the sender's control block at the end."""
         ended = progress.ended
@@ -45,5 +47,6 @@ class Outcome(NamedTuple):
             "goodput": delivered * 8 / duration if duration else 0.0,
             "retransmissions": row.get("retransmits", 0),
             "latency": median(latencies) / 1e9 if latencies else None,
+            "pauses": list(pauses),
         }
         return cls(results, samples)
