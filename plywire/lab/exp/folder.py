@@ -60,6 +60,7 @@ class Folder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._sweep()
         self._lock.release()
 
     def _claim(self, known: Path) -> None:
@@ -73,8 +74,12 @@ class Folder:
         else:
             write_text(self.directory / "experiment.toml", self._text)
             write_text(known, json.dumps(mine, indent=2) + "\n")
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what was begun and not finished, for whatever reason."""
         for path in self.runs.glob(f"{_PART}*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
     def is_done(self, run: Run) -> bool:
         """This run is in the folder, whole, and of this cell and seed."""
@@ -84,13 +89,8 @@ class Folder:
     def begin(self, run: Run) -> Path:
         """A folder for the files of a run, which is nobody's until `finish`."""
         part = self.runs / f"{_PART}{run.name}"
-        shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         return part
-
-    def abandon(self, part: Path) -> None:
-        """What was begun is not to be."""
-        shutil.rmtree(part, ignore_errors=True)
 
     def finish(self, run: Run, part: Path, record: Mapping[str, Any]) -> None:
         """Put `run.json` beside the other files, and all of them in their place at once."""

@@ -19,6 +19,7 @@ from plywire.lab.exp import simulated
 from plywire.lab.exp.file import HOSTS, LAB, Experiment, Run
 from plywire.lab.exp.folder import FORMAT, Folder
 from plywire.lab.exp.outcome import Outcome
+from plywire.lab.rundir import LabError
 
 _PACKAGES = ("plywire", "pyzmq", "msgpack", "grpcio", "protobuf")
 _GIT_LIMIT = 10.0
@@ -47,9 +48,9 @@ def run_all(experiment: Experiment, folder: Folder, say: Say) -> int:
 
 
 def _one(experiment: Experiment, folder: Folder, run: Run, around: dict) -> dict[str, Any]:
-    part = folder.begin(run)
+    started, began = datetime.now(UTC), time.monotonic()
     try:
-        started, began = datetime.now(UTC), time.monotonic()
+        part = folder.begin(run)
         outcome = _run(experiment, run, part)
         outcome.samples.write(part / "samples.csv")
         record = {
@@ -70,9 +71,11 @@ def _one(experiment: Experiment, folder: Folder, run: Run, around: dict) -> dict
             "took": round(time.monotonic() - began, 3),
         }
         folder.finish(run, part, record)
-    except BaseException:  # Ctrl-C too: what is not whole is not left behind
-        folder.abandon(part)
-        raise
+    except OSError as error:
+        raise LabError(
+            f"{run.name} in {folder.directory} was not done: {error}; the runs before it are kept,"
+            " and the same command goes on with the rest"
+        ) from error
     return outcome.results
 
 
