@@ -76,3 +76,14 @@ class Askable(Protocol):
 
 Factory = Callable[["HostConfig", random.Random, "Tracer"], Layer]
 """How an implementation is made: `factory(host, rng, tracer)`."""
+
+
+class Program(NamedTuple):
+    """An implementation that is a program of its own, in any language: it speaks the pipes.
+
+    role: the place in a host that it can take. command: what to run, looked up in PATH. It is
+    given one more argument, its settings (`proto/pipes.md`, "Starting a program").
+    """
+
+    role: Role
+    command: tuple[str, ...]

@@ -1,7 +1,8 @@
 """From the name of an implementation, `module:factory`, to the factory itself.
 
 What runs a role is named in the lab file, at start or at a swap. Whoever runs layers (a process,
-the simulator) looks the name up here.
+the simulator) looks the name up here. A name may also stand for a program, `module:PROGRAM`, which
+only a process can become.
 """
 
 from __future__ import annotations
@@ -12,12 +13,23 @@ from collections.abc import Callable
 
 from plywire.config import DEFAULT_IMPLEMENTATIONS, HostConfig
 from plywire.errors import ConfigError
-from plywire.layer import Factory
+from plywire.layer import Factory, Program
 from plywire.roles import Role
 
 
 def load(spec: str) -> Factory:
-    """The factory that `module:factory` names.
+    """The factory that `module:factory` names. Raises ConfigError when there is none; so it does
+    for a program, which cannot run inside another process."""
+    found = find(spec)
+    if isinstance(found, Program):
+        raise ConfigError(
+            f"implementation {spec!r}", "is a program of its own, and can only be a lab's process"
+        )
+    return found
+
+
+def find(spec: str) -> Factory | Program:
+    """The factory or the program that a name stands for.
 
     Raises ConfigError when the name is not of that form, there is no such module or no such
     factory in it, or it cannot be called. A module that is found but fails to import because of
@@ -40,7 +52,7 @@ def load(spec: str) -> Factory:
     factory = getattr(module, attribute, None)
     if factory is None:
         raise ConfigError(where, f"the module {module_name} has no {attribute}")
-    if not callable(factory):
+    if not callable(factory) and not isinstance(factory, Program):
         raise ConfigError(
             where, f"{attribute} is not a factory but of type {type(factory).__name__}"
         )

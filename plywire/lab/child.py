@@ -45,6 +45,7 @@ class Child:
     it again, or, when it has a process, to give up waiting for `ready`. ending: how the last
     process ended, in words. was_up: some process was ready once. on_probation: it has just taken
     over from another implementation; when it ends, that is called instead of starting it again.
+    leaves: it has been told to end, and a successor takes over: it is not started again.
     """
 
     def __init__(self, host: str, role: Role, implementation: str, log: Path) -> None:
@@ -60,6 +61,7 @@ class Child:
         self.was_up = False
         self.restarts = 0
         self.on_probation: Callable[[], None] | None = None
+        self.leaves = False
         self.log_path = log
         self._log: LogFile | None = None
         self._since = time.monotonic()

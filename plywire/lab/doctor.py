@@ -18,9 +18,11 @@ from typing import NamedTuple
 from plywire.config import LabConfig
 from plywire.errors import ConfigError
 from plywire.lab.rundir import LOCK, supervisor_of
-from plywire.registry import implementation, load
+from plywire.layer import Program
+from plywire.registry import find, implementation
 from plywire.roles import LAYERS, neighbours
 from plywire.runtime import config as places
+from plywire.runtime import program
 from plywire.runtime.libraries import ipc_works, libzmq_version
 from plywire.runtime.lock import holder
 
@@ -192,10 +194,14 @@ def _left_over(directory: Path, pid: int | None) -> Iterator[Finding]:
 
 
 def _implementations(config: LabConfig) -> Iterator[Finding]:
-    specs = {implementation(host, role) for host in config.hosts.values() for role in LAYERS}
-    for spec in sorted(specs):
+    specs = {
+        (implementation(host, role), role) for host in config.hosts.values() for role in LAYERS
+    }
+    for spec, role in sorted(specs):
         try:
-            load(spec)
+            found = find(spec)
+            if isinstance(found, Program):
+                program.check(found, role)
         except ConfigError as error:
             yield Finding(FAIL, "layers", str(error), "install it, or set PYTHONPATH")
             return

@@ -209,6 +209,16 @@ class Lab:
         self._do(lambda: self._spawn(child, file, ["--successor"]))
         return child
 
+    def expect_end(self, host: str, role: Role, expected: bool) -> None:
+        """A layer's process is about to end for a successor, and may have done so before the
+        successor is adopted. expected: False when it stays after all."""
+        with self._changed:
+            child = self._children[host, role]
+            child.leaves = expected
+            if not expected and child.process is None:
+                child.due = time.monotonic()
+                self._do(lambda: None)
+
     def adopt(self, child: Child, config: LabConfig) -> None:
         """From now on this process is the layer, by this configuration; what it was before may
         end."""
@@ -218,7 +228,10 @@ class Lab:
             child.restarts = before.restarts
             self._children[key] = child
             self._others.remove(child)
-            self._others.append(before)
+            if before.process is not None:
+                self._others.append(before)
+            else:
+                before.close()
             self._use(config)
             self._changed.notify_all()
 
@@ -353,7 +366,8 @@ class Lab:
         if child.on_probation is not None and not self._stopping:
             child.on_probation()
         elif self._children.get((child.host, child.role)) is child:
-            self._start_again(child, delay)
+            if not child.leaves:
+                self._start_again(child, delay)
         else:
             child.close()
             with contextlib.suppress(ValueError):

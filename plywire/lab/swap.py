@@ -175,8 +175,10 @@ class _Exchange:
         try:
             if not self._fresh:
                 size = self._ask(new.process.pid, "take", fenced)
+            self._lab.expect_end(self._host, self._role, True)
             self._ask(self._old_pid, "leave")
         except LabError as error:
+            self._lab.expect_end(self._host, self._role, False)
             self._ask(self._old_pid, "lift")
             raise self._kept(str(error)) from None
         old_config = self._lab.config
@@ -187,8 +189,8 @@ class _Exchange:
             self._ask(new.process.pid, "go")
         except (LabError, AttributeError):
             pass  # it has ended, or will not go on: probation decides
-        pause = time.monotonic() - began
         self._lab.wait_for(lambda _: new.state == UP or new.ending, _STEP_LIMIT)
+        pause = time.monotonic() - began
         if new.state not in (UP, DOWN):
             self._lab.kill(new)
         self._lab.wait_for(lambda _: bool(new.ending), probation)

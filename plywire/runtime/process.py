@@ -25,11 +25,11 @@ import zmq
 
 from plywire.config import EVERYWHERE, WIRES, HostConfig, LabConfig
 from plywire.errors import ConfigError
-from plywire.layer import Layer
-from plywire.registry import devices, implementation, load
+from plywire.layer import Layer, Program
+from plywire.registry import devices, find, implementation
 from plywire.roles import LOSSLESS, Role, neighbours
 from plywire.runtime import config as places
-from plywire.runtime import logs
+from plywire.runtime import logs, program
 from plywire.runtime.clock import LabClock
 from plywire.runtime.handover import STATE_MAX, Handover, Successor, state_format
 from plywire.runtime.heartbeat import Heartbeat
@@ -152,10 +152,13 @@ def _run(
         raise ConfigError(f"--host {arguments.host}", f"not in the lab; there are {known}")
     directory = arguments.run_dir
     places.make_run_dir(directory)
-    lock = None if arguments.successor else Lock(_lock_path(directory, host.name, role))
     spec = arguments.impl or implementation(host, role)
+    found = find(spec)
+    if isinstance(found, Program):
+        return _program(role, host, spec, found, arguments)
+    lock = None if arguments.successor else Lock(_lock_path(directory, host.name, role))
     tracer = Tracer(host.name, role)
-    layer = load(spec)(host, random.SystemRandom(), tracer)
+    layer = found(host, random.SystemRandom(), tracer)
     if layer.role != role:
         raise ConfigError(f"implementation {spec!r}", f"is {layer.role}, and cannot be {role}")
     context = zmq.Context()
@@ -209,11 +212,34 @@ def _run(
         if lock is not None:
             lock.release()
         if shell is not None and shell.leaving:
-            context.destroy()  # waits until every path is gone, which the successor makes anew
+            context.destroy()  # waits until every connection and listener has ended
             shell.handover.left()
         leader.close(_LAST_WORDS)
         leading.term()
     return EXIT_OK
+
+
+def _program(
+    role: Role, host: HostConfig, spec: str, found: Program, arguments: argparse.Namespace
+) -> int:
+    """Become a program, which takes the locks itself: at once, or when it is to take over."""
+    program.check(found, role)
+    directory = arguments.run_dir
+    if arguments.successor:
+        leading = zmq.Context()
+        place = places.handover_endpoint(directory, host.name, role, os.getpid())
+        leader = Control(leading, place, {}, longest=STATE_MAX)
+        successor = Successor(leader, program.STATELESS, spec, LabClock(directory))
+        _say("prepared")
+        turn = successor.wait(_wakeups(arguments.supervised))
+        if turn:
+            successor.done()
+        leader.close(_LAST_WORDS)
+        leading.term()
+        if not turn:
+            return EXIT_OK
+    told = program.settings(role, host, directory, spec, arguments.supervised)
+    return program.become(found, told)
 
 
 def _freeze() -> None:

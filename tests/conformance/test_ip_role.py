@@ -7,12 +7,12 @@ instance of the same implementation may be what it talks to.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from implementations import IMPLEMENTATIONS
+from implementations import making, offering
 
 from plywire.config import SECOND, host
 from plywire.layer import Factory, Layer
@@ -29,8 +29,7 @@ from plywire.messages import (
     Paths,
     Segment,
 )
-from plywire.registry import load
-from plywire.roles import LINK, TCP
+from plywire.roles import IP, LINK, TCP
 from plywire.trace import Tracer
 from plywire.wire import icmp, ipv4, udp
 from plywire.wire.icmp import IcmpMessage
@@ -41,7 +40,10 @@ NONE = b"\0\0\0\0"
 NOWHERE = b"\xac\x10\0\x01"
 T0 = 1000 * SECOND
 
-FACTORIES = [pytest.param(load(spec), id=name) for name, spec in IMPLEMENTATIONS["ip"].items()]
+FRAGMENTING = pytest.mark.parametrize("factory", offering(IP, "fragments"), indirect=True)
+CORES = pytest.mark.parametrize("factory", offering(IP, "core"), indirect=True)
+ONE_FOR_ALL = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+"""One factory serves all examples of a test."""
 
 
 class Subject:
@@ -63,9 +65,10 @@ class Subject:
         return self.put(Datagram(trace, 1, NONE, flags, packet), LINK)
 
 
-@pytest.fixture(params=FACTORIES)
-def factory(request: pytest.FixtureRequest) -> Factory:
-    return request.param
+@pytest.fixture(params=offering(IP))
+def factory(request: pytest.FixtureRequest) -> Iterator[Factory]:
+    with making(IP, request.param) as factory:
+        yield factory
 
 
 @pytest.fixture
@@ -122,6 +125,7 @@ def test_dont_fragment_is_kept_to_the_byte(ip):
     assert (role, error.local, error.type, error.code, error.mtu) == (TCP, 1, 3, 4, 1500)
 
 
+@FRAGMENTING
 @pytest.mark.parametrize("size", [1480, 1481, 2960, 20_000, 65_515])
 def test_what_one_sends_in_pieces_the_other_puts_together(ip, twin, size):
     payload = bytes(number % 251 for number in range(size))
@@ -132,6 +136,12 @@ def test_what_one_sends_in_pieces_the_other_puts_together(ip, twin, size):
     assert results[:-1] == [[]] * (len(packets) - 1)
     role, segment = only(results[-1])
     assert (role, segment.src, segment.dst, segment.payload) == (TCP, H1, H2, payload)
+
+
+def test_what_fits_the_other_gets_whole(ip, twin):
+    payload = bytes(number % 251 for number in range(1480))
+    _, datagram = only(ip.down(payload, src=H1))
+    assert only(twin.up(datagram.packet))[1].payload == payload
 
 
 def test_own_addresses_are_reached_without_a_link(ip):
@@ -219,6 +229,7 @@ def test_neighbour_that_fails_is_told_to_the_transport(ip):
     assert b"0123456789".startswith(error.quote[:10])
 
 
+@FRAGMENTING
 def test_unfinished_packets_are_given_up(ip):
     header = Ipv4Header(H2, H1, 6, ident=4, more_fragments=True)
     assert ip.up(ipv4.encode(header, b"x" * 24)) == []
@@ -299,7 +310,7 @@ def _damaged(packet: bytes, changes: list[tuple[int, int]], cut: int) -> bytes:
     return bytes(data[: max(0, len(data) - cut)] if cut < 40 else data)
 
 
-@pytest.mark.parametrize("factory", FACTORIES)
+@ONE_FOR_ALL
 @given(st.lists(GARBAGE, max_size=8))
 def test_garbage_is_never_raised(factory, packets):
     ip = Subject(factory)
@@ -345,13 +356,15 @@ def _play(ip: Subject, steps: list) -> list:
     return found
 
 
-@pytest.mark.parametrize("factory", FACTORIES)
+@CORES
+@ONE_FOR_ALL
 @given(_steps())
 def test_equal_inputs_give_equal_outputs(factory, steps):
     assert _play(Subject(factory), steps) == _play(Subject(factory), steps)
 
 
-@pytest.mark.parametrize("factory", FACTORIES)
+@CORES
+@ONE_FOR_ALL
 @given(_steps(), _steps())
 def test_a_successor_restored_from_a_snapshot_does_what_the_first_would_have(
     factory, before, after

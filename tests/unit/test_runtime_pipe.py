@@ -272,7 +272,7 @@ def test_a_successor_gets_what_waited_in_order_and_is_no_news_to_the_core(
         tcp.send([SEGMENT._replace(ttl=number)])
     state = ip.to_state()
     ip.close()
-    elsewhere.term()  # a path that is unbound goes away some time after close()
+    elsewhere.term()  # close() alone only asks for the end
     later = Pipe(context, "ip", "tcp", ip.inbox.endpoint, ip.outlet.endpoint, 22, lossless,
                  Counter(), state)  # fmt: skip
     got = collect(later, lambda got: len(got) == 100, tcp)

@@ -228,6 +228,21 @@ def test_what_is_not_there_is_not_exchanged(lab):
         swap(lab, "h1", "udp")
 
 
+def test_an_old_process_that_ends_before_the_new_one_counts_is_not_started_again(lab, monkeypatch):
+    adopt = Lab.adopt
+
+    def late(self, child, config) -> None:
+        assert self.wait_for(lambda lab: lab.layer(child.host, child.role).pid == 0)
+        adopt(self, child, config)
+
+    monkeypatch.setattr(Lab, "adopt", late)
+    before = lab.layer("h1", "ip")
+    swap(lab, "h1", "ip")
+    assert lab.layer("h1", "ip").restarts == before.restarts
+    assert lab.layer("h1", "ip").pid != before.pid
+    exchange(lab, 733)
+
+
 def test_a_layer_that_is_down_is_not_exchanged(tmp_path):
     with Lab(directory=tmp_path / "run") as lab:
         os.kill(lab.layer("h1", "ip").pid, 9)
