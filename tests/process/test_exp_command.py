@@ -59,6 +59,9 @@ def test_run_and_compare(plywire, tmp_path):
     assert "goodput in Mbit/s" in said
     assert "newreno and cubic: no difference shown (p=" in said
     assert "note: too few runs for 95%" in said
+    report = tmp_path / "out" / "report.html"
+    assert said.endswith(f"plots: {report}\n")
+    assert report.read_text().endswith("</html>\n")
     found = json.loads(plywire.do("exp", "compare", out, "--json"))
     assert [(cell["variant"], cell["completed"]) for cell in found["cells"]] == [
         ("cubic", 2), ("newreno", 2)]  # fmt: skip

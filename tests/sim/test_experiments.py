@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import tomllib
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from plywire.lab.exp import compare, runner, simulated
 from plywire.lab.exp.file import Experiment, parse
 from plywire.lab.exp.folder import Folder
+from plywire.lab.exp.report import render
 from plywire.lab.exp.samples import COLUMNS, SAMPLES_MAX, Samples
 from plywire.lab.rundir import LabError
 
@@ -305,3 +307,70 @@ def test_samples_are_bounded():
     assert taken > 2 * SAMPLES_MAX
     assert times == sorted(times)
     assert times[0] == 0.0
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, and all text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.words = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes) -> None:
+        self.found.append((tag, dict(attributes)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes) -> None:
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        self.words += data
+
+
+def test_the_report_is_one_file_with_every_plot(tmp_path):
+    text = SMALL.replace('"small"', '"small"\nabout = "a <b> & c"')
+    text += "[options.lite]\nsender.tcp.congestion = 'newreno'\n[impairments.clean]\n"
+    run(tmp_path, text)
+    source = render(compare.load(tmp_path))
+    page = Page(source)
+    for tag, attributes in page.found:
+        assert tag not in ("script", "link", "img", "iframe", "object")
+        assert not {"src", "href", "xlink:href"} & set(attributes)
+    assert "url(" not in source
+    assert "http" not in source
+    plots = [item["aria-label"] for tag, item in page.found if item.get("class") == "plot"]
+    for label in ("goodput of each variant", "cwnd and ssthresh", "srtt and rto"):
+        assert sum(plot.startswith(label) for plot in plots) == 2  # one for each wire
+    assert sum(plot.startswith("time-sequence graph of ") for plot in plots) == 2 * 3
+    assert "a <b> & c" in page.words
+    assert "6 runs" not in page.words
+    assert "12 of 12 runs, in the simulator" in page.words
+    assert "no difference shown" in page.words
+    assert "delay = 0.01" in page.words  # the file itself
+
+
+def test_a_tcp_without_a_congestion_window_has_a_report_too(tmp_path):
+    text = SMALL.split("[options")[0] + "[implementations.lite]\n"
+    text += 'both.tcp = "services.tcp_lite:create"\n'
+    run(tmp_path, text)
+    found = compare.load(tmp_path)
+    assert found.cells[0].completed == 2
+    plots = [item["aria-label"] for _, item in Page(render(found)).found if "aria-label" in item]
+    assert not any(plot.startswith("cwnd") for plot in plots)
+    assert any(plot.startswith("srtt") for plot in plots)
+
+
+def test_samples_that_are_none_are_refused_by_name(tmp_path):
+    run(tmp_path)
+    for path in tmp_path.rglob("samples.csv"):
+        path.write_text("time,what\n1,2\n")
+    with pytest.raises(LabError, match=r"samples\.csv cannot be read"):
+        render(compare.load(tmp_path))

@@ -14,7 +14,8 @@ from plywire.errors import ConfigError
 from plywire.lab.exp import compare as comparing
 from plywire.lab.exp.compare import METRICS
 from plywire.lab.exp.file import LAB, SIMULATOR, parse
-from plywire.lab.exp.folder import Folder
+from plywire.lab.exp.folder import Folder, write_text
+from plywire.lab.exp.report import render
 from plywire.lab.exp.runner import clock, run_all
 
 
@@ -61,13 +62,16 @@ def run(file: Path, output: Path | None, where: str | None) -> None:
               help="What is compared.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Every metric, as JSON.")
 def compare(directory: Path, metric: str, as_json: bool) -> None:
-    """Say what the runs in DIR show."""
+    """Say what the runs in DIR show, and draw it: DIR/report.html."""
     found = comparing.load(directory)
     if as_json:
         click.echo(json.dumps(comparing.as_json(found), indent=2))
         return
+    report = directory / "report.html"
+    write_text(report, render(found))
     for line in comparing.lines(found, metric):
         click.echo(line)
+    click.echo(f"\nplots: {report}")
 
 
 class _Progress:
