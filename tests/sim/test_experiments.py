@@ -245,6 +245,19 @@ swaps = [
     assert exchanged == each * 2
     cell = compare.load(tmp_path).cells[2]
     assert (cell.variant, cell.completed) == ("exchanged", 2)
+    for record in cell.records:
+        swaps = record["results"]["swaps"]
+        assert [item["layer"] for item in swaps] == ["tcp", "ip", "tcp"]
+        assert 0 < swaps[0]["at"] < swaps[1]["at"] <= swaps[2]["at"] < record["results"]["duration"]
+        assert record["results"]["late"] == 0
+
+
+def test_an_exchange_that_was_not_made_is_said(tmp_path):
+    text = SMALL.replace("loss = 0.03", "loss = 1").replace('"small"', '"small"\nlimit = 1')
+    run(tmp_path, text + "[options.exchanged]\nswaps = [{ layer = 'tcp', after = 0.5 }]\n")
+    found = compare.load(tmp_path)
+    assert found.cells[2].records[0]["results"]["late"] == 1
+    assert any("in 2 runs exchanges of layers came after" in note for note in found.notes)
 
 
 def test_a_difference_is_shown_where_there_is_one_and_not_where_there_is_none(tmp_path):

@@ -19,6 +19,7 @@ METRICS: dict[str, tuple[str, float, str]] = {
     "duration": ("s", 1.0, "from connect() to the last byte"),
     "latency": ("ms", 1e-3, "a request's first write to its response, the median of each run"),
     "retransmissions": ("segments", 1.0, "sent again by the sender"),
+    "pause": ("ms", 1e-3, "how long an exchanged layer stood still, the median of each run"),
 }
 """What can be compared: unit, what a unit is in run.json, meaning."""
 
@@ -139,6 +140,12 @@ def _notes(cells: Sequence[CellResult]) -> list[str]:
         notes.append(
             f"{len(failed)} runs were not completed; they count with what they delivered until"
             f" they ended ({first['name']}: {first['results']['error']})"
+        )
+    late = [record for record in records if record["results"]["late"]]
+    if late:
+        notes.append(
+            f"in {len(late)} runs exchanges of layers came after the last byte, or not at all"
+            f" ({late[0]['name']}: {late[0]['results']['late']}): they say little of it"
         )
     for key, word in (("commit", "commits"), ("versions", "sets of versions")):
         different = {str(record.get(key)) for record in records}

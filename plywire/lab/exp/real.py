@@ -18,7 +18,7 @@ from plywire.lab.capture.recording import Recording
 from plywire.lab.capture.session import READY_LIMIT, Plan, Session
 from plywire.lab.control import LabClient
 from plywire.lab.exp.file import ADDRESSES, HOSTS, PORT, RECEIVER, SENDER, Experiment, Run, Swap
-from plywire.lab.exp.outcome import Outcome
+from plywire.lab.exp.outcome import Exchange, Outcome
 from plywire.lab.exp.samples import Samples
 from plywire.lab.exp.workload import ClosedEarly, Program, Progress, Send
 from plywire.lab.rundir import LabError
@@ -28,6 +28,7 @@ from plywire.roles import IP, LINK, TCP
 
 _PING_LIMIT_MS = 5000
 _LEAVE_LIMIT = 10.0
+_PROBATION = 0.1
 
 
 def run(experiment: Experiment, run: Run, folder: Path) -> Outcome:
@@ -79,7 +80,7 @@ class _Connection:
         self._samples = Samples(experiment.sample)
         self._swaps = list(run.cell.variant.swaps)
         self._swapping: threading.Thread | None = None
-        self._pauses: list[float] = []
+        self._swapped: list[Exchange] = []
         self._error = ""
         self._changed = threading.Event()
         self._row: dict[str, Any] = {}
@@ -105,7 +106,7 @@ class _Connection:
             self._watch()
             outcome = Outcome.of(
                 self._progress, self._began, self._error, self._row, self._samples,
-                time.monotonic_ns(), self._pauses,
+                time.monotonic_ns(), len(self._run.cell.variant.swaps), self._swapped,
             )  # fmt: skip
         for thread in threads:  # closing its stack ends what a program waits for
             thread.join(_LEAVE_LIMIT)
@@ -145,12 +146,16 @@ class _Connection:
             key: str(value).lower() if isinstance(value, bool) else str(value)
             for key, value in swap.settings.items()
         }
+        called = time.monotonic_ns()
         try:
-            report = self._lab.swap(HOSTS[swap.end], swap.layer, swap.spec, settings)
+            report = self._lab.swap(
+                HOSTS[swap.end], swap.layer, swap.spec, settings, probation=_PROBATION
+            )
         except LabError as error:
             self._fail(str(error))
         else:
-            self._pauses.append(report.pause)
+            at = (called - self._began) / 1e9 + report.started
+            self._swapped.append(Exchange(swap.end, swap.layer, at, report.pause))
 
     # --- the programs, each in a thread of its own ------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 from plywire.calls import Call
 from plywire.config import LabConfig
 from plywire.lab.exp.file import ADDRESSES, HOSTS, PORT, RECEIVER, SENDER, Experiment, Run, Swap
-from plywire.lab.exp.outcome import Outcome
+from plywire.lab.exp.outcome import Exchange, Outcome
 from plywire.lab.exp.samples import Samples
 from plywire.lab.exp.workload import ClosedEarly, Program, Progress, Send
 from plywire.lab.simulator import Host, World
@@ -65,6 +65,7 @@ class _Connection:
         self._progress = Progress(experiment.workload, lambda: world.now)
         self._samples = Samples(experiment.sample)
         self._swaps = list(run.cell.variant.swaps)
+        self._swapped: list[Exchange] = []
         self._error = ""
         self._local = ""
         self._row: dict[str, Any] = {}
@@ -94,7 +95,10 @@ class _Connection:
             while self._swap_is_due():
                 self._exchange(self._swaps.pop(0))
         self._sample()
-        outcome = Outcome.of(progress, began, self._error, self._row, self._samples, world.now)
+        outcome = Outcome.of(
+            progress, began, self._error, self._row, self._samples, world.now,
+            len(self._run.cell.variant.swaps), self._swapped,
+        )  # fmt: skip
         sender.close_socket(client)
         world.run(limit=_CLOSE_LIMIT)
         return outcome
@@ -110,6 +114,8 @@ class _Connection:
 
     def _exchange(self, swap: Swap) -> None:
         self._hosts[swap.end].replace(swap.layer, swap.spec or None, swap.numbers())
+        at = (self._world.now - self._began) / 1e9
+        self._swapped.append(Exchange(swap.end, swap.layer, at, None))
 
     def _sample(self) -> None:
         for row in self._hosts[SENDER].describe(TCP, "connections"):
