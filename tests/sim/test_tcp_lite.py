@@ -4,7 +4,7 @@ with each other, on wires that lose, double and reorder."""
 from __future__ import annotations
 
 import pytest
-from programs import MS, SECOND, Program, connected, exchange, listener, socket
+from sim_programs import MS, SECOND, Program, connected, exchange, listener, socket
 
 from plywire.lab.simulator import Host, World
 from plywire.trace import STATE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from programs import MS, SECOND, Program, connected, exchange, listener, socket, two_hosts
+from sim_programs import MS, SECOND, Program, connected, exchange, listener, socket, two_hosts
 
 from plywire.lab.simulator import World
 
