@@ -197,12 +197,13 @@ def verdict(pair: Pair) -> str:
 
 def _row(cell: CellResult, metric: str) -> list[str]:
     done = f"{cell.completed}/{cell.expected}"
+    again = cell.intervals.get("retransmissions")
+    last = f"{again.median:g}" if again else "-"
     if metric not in cell.intervals:
-        return [cell.variant, done, "-", "-", "-"]
+        return [cell.variant, done, "-", "-", last]
     item = cell.intervals[metric]
     shown = f"{item.low:.4g} .. {item.high:.4g}"
-    again = cell.intervals["retransmissions"].median
-    return [cell.variant, done, f"{item.median:.4g}", shown, f"{again:g}"]
+    return [cell.variant, done, f"{item.median:.4g}", shown, last]
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
