@@ -159,6 +159,8 @@ HEAD = '[experiment]\nname = "x"\n'
         (f"{HEAD}[options.a]\nboth.profile = 'mac'", "x.toml: options.a.both.profile", "linux"),
         (f"{HEAD}[options.a]\nsender.socket.TCP_SPEED = 1",
          "x.toml: options.a.sender.socket.TCP_SPEED", "unknown; there are"),
+        (f"{HEAD}[options.a]\nsender.socket.TCP_CONGESTION = 'reno'",
+         "x.toml: options.a.sender.socket.TCP_CONGESTION", "unknown; there are"),
         (f"{HEAD}[options.a]\nsender.socket.TCP_MAXSEG = 7",
          "x.toml: options.a.sender.socket.TCP_MAXSEG", "is from 88"),
         (f"{HEAD}[options.'a/b']", "x.toml: options.a/b", "a name is"),

@@ -38,7 +38,9 @@ HOSTS = {SENDER: "h1", RECEIVER: "h2"}
 ADDRESSES = {SENDER: "10.0.0.1", RECEIVER: "10.0.0.2"}
 PORT = 80
 TRANSFER, REQUESTS = "transfer", "requests"
-SOCKET_OPTIONS = tuple(name for name in SETTABLE if name != "SO_LINGER")
+SOCKET_OPTIONS = tuple(
+    name for name, spec in SETTABLE.items() if spec.kind != "word" and name != "SO_LINGER"
+)
 """Those that take a number."""
 RUNS_MAX = 10_000
 """Runs of one matrix at most."""
