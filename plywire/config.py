@@ -13,8 +13,10 @@ from typing import Any
 
 from plywire.errors import ConfigError
 from plywire.profiles import MS as MS
-from plywire.profiles import PROFILES, SECOND, IpConfig, TcpConfig
+from plywire.profiles import PROFILES, IpConfig, TcpConfig
+from plywire.profiles import SECOND as SECOND
 from plywire.roles import LAYERS, Role
+from plywire.tables import HIGHEST, Table, cidr
 from plywire.tunnels import UDP, endpoint, parse_peer, peers_of_wire
 
 
@@ -122,7 +124,7 @@ def host(name: str, address: str, **changes: Any) -> HostConfig:
     address: `10.0.0.1/24`; changes: fields of HostConfig. The hardware address is
     02:00 and the four bytes of the address.
     """
-    packed, length = _cidr(address, name)
+    packed, length = cidr(address, name)
     interface = InterfaceConfig("eth0", 1, packed, length, b"\x02\x00" + packed, wire="lan")
     return HostConfig(name, (interface,), **changes)
 
@@ -157,7 +159,7 @@ def part(lab: LabConfig, hosts: Collection[str]) -> LabConfig:
 
 def parse(data: Mapping[str, Any], where: str = "lab.toml") -> LabConfig:
     """The lab that a file describes. Raises ConfigError with key and reason."""
-    top = _Table(data, where, "")
+    top = Table(data, where, "")
     lab = top.table("lab")
     name = lab.text("name", "default")
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 32:
@@ -238,7 +240,7 @@ def host_names(hosts: Mapping[str, HostConfig]) -> dict[str, bytes]:
     return firsts | {f"{name}.lab": address for name, address in firsts.items()}
 
 
-def _check_stations(top: _Table, hosts: Mapping[str, HostConfig]) -> None:
+def _check_stations(top: Table, hosts: Mapping[str, HostConfig]) -> None:
     """Two stations of a wire with one hardware address would take each other's frames."""
     taken: dict[tuple[str, bytes], str] = {}
     for item in hosts.values():
@@ -254,7 +256,7 @@ def _check_stations(top: _Table, hosts: Mapping[str, HostConfig]) -> None:
                 )
 
 
-def _host(name: str, table: _Table, wires: set[str]) -> HostConfig:
+def _host(name: str, table: Table, wires: set[str]) -> HostConfig:
     if not name.replace("-", "").isalnum() or len(name) > 32:
         raise table.error("", "a host's name is letters, digits and -, 32 at most")
     rows = table.rows("interfaces")
@@ -291,10 +293,10 @@ def _host(name: str, table: _Table, wires: set[str]) -> HostConfig:
         forwarding=table.flag("forwarding", len(interfaces) > 1),
         implementations=implementations,
         profile=profile,
-        tcp=_numbers(table.table("tcp"), PROFILES[profile].tcp),
-        ip=_numbers(table.table("ip"), PROFILES[profile].ip),
-        link=_numbers(table.table("link"), LinkConfig()),
-        app=_numbers(table.table("app"), AppConfig()),
+        tcp=numbers(table.table("tcp"), PROFILES[profile].tcp),
+        ip=numbers(table.table("ip"), PROFILES[profile].ip),
+        link=numbers(table.table("link"), LinkConfig()),
+        app=numbers(table.table("app"), AppConfig()),
     )
     listen = config.app.listen
     if listen and not listen.startswith(("unix:", "unix-abstract:")):
@@ -305,7 +307,7 @@ def _host(name: str, table: _Table, wires: set[str]) -> HostConfig:
     return config
 
 
-def _interface(table: _Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
+def _interface(table: Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
     address, length = table.cidr("address")
     if not 1 <= length <= 32:
         raise table.error("address", "needs a prefix length from 1 to 32: 10.0.0.1/24")
@@ -356,7 +358,7 @@ def _interface(table: _Table, ifindex: int, wires: set[str]) -> InterfaceConfig:
     return config
 
 
-def _check_address(table: _Table, address: bytes, length: int) -> None:
+def _check_address(table: Table, address: bytes, length: int) -> None:
     """Refuse what RFC 1122 3.2.1.3 keeps from being a host's own address."""
     value, low = int.from_bytes(address, "big"), (1 << (32 - length)) - 1
     reason = ""
@@ -372,9 +374,9 @@ def _check_address(table: _Table, address: bytes, length: int) -> None:
         raise table.error("address", f"{ipaddress.IPv4Address(address)} is {reason}")
 
 
-def _numbers(table: _Table, default: Any) -> Any:
+def numbers(table: Table, default: Any) -> Any:
     """The dataclass `default` with what the table changes. Times are written in seconds in the
-    file and are nanoseconds inside."""
+    file and are nanoseconds inside. Raises ConfigError."""
     changes: dict[str, Any] = {}
     for item in fields(default):
         if item.name not in table.data:
@@ -392,19 +394,18 @@ def _numbers(table: _Table, default: Any) -> Any:
             changes[item.name] = table.seconds(item.name)
         else:
             changes[item.name] = table.number(item.name, old)
-            low, high = _RANGES.get(item.name, (0, _HIGHEST))
+            low, high = _RANGES.get(item.name, (0, HIGHEST))
             if not low <= changes[item.name] <= high:
                 raise table.error(item.name, f"{changes[item.name]} is not from {low} to {high}")
     table.done()
-    numbers = replace(default, **changes)
-    if isinstance(numbers, TcpConfig) and numbers.port_low > numbers.port_high:
-        raise table.error("port_low", f"{numbers.port_low} is above port_high")
-    if isinstance(numbers, TcpConfig) and numbers.rto_min > numbers.rto_max:
+    result = replace(default, **changes)
+    if isinstance(result, TcpConfig) and result.port_low > result.port_high:
+        raise table.error("port_low", f"{result.port_low} is above port_high")
+    if isinstance(result, TcpConfig) and result.rto_min > result.rto_max:
         raise table.error("rto_min", "longer than rto_max")
-    return numbers
+    return result
 
 
-_HIGHEST = 2**31 - 1
 _WORDS = {"ecn": ("off", "passive", "on")}
 _RANGES = {
     "ttl": (1, 255),
@@ -420,7 +421,7 @@ _RANGES = {
     "arp_tries": (1, 100),
     "arp_entries": (1, 1 << 20),
 }
-"""What a number may be, both included; others may be from 0 to _HIGHEST."""
+"""What a number may be, both included; others may be from 0 to HIGHEST."""
 
 
 TIMES = frozenset(
@@ -432,91 +433,8 @@ TIMES = frozenset(
 )  # fmt: skip
 
 
-def _cidr(text: str, where: str) -> tuple[bytes, int]:
-    try:
-        if "/" not in text:  # ipaddress would take it for a /32, which is hardly what was meant
-            raise ValueError
-        item = ipaddress.IPv4Interface(text)
-    except ValueError:
-        raise ConfigError(where, f"{text!r} is not an IPv4 address with a prefix length") from None
-    return item.ip.packed, item.network.prefixlen
-
-
 def _inside(address: bytes, interface: InterfaceConfig) -> bool:
     shift = 32 - interface.prefix_length
     return (int.from_bytes(address, "big") >> shift) == (
         int.from_bytes(interface.address, "big") >> shift
     )
-
-
-class _Table:
-    """A TOML table that knows its place in the file and which of its keys nobody asked for."""
-
-    def __init__(self, data: Any, where: str, path: str) -> None:
-        self.where, self.path = where, path
-        if not isinstance(data, Mapping):
-            raise ConfigError(f"{where}: {path}", "must be a table")
-        self.data = dict(data)
-        self.left = set(self.data)
-
-    def error(self, key: str, reason: str) -> ConfigError:
-        return ConfigError(f"{self.where}: {'.'.join(filter(None, (self.path, key)))}", reason)
-
-    def done(self) -> None:
-        if self.left:
-            raise self.error(sorted(self.left)[0], "unknown key")
-
-    def table(self, key: str) -> _Table:
-        return _Table(self._take(key, {}), self.where, ".".join(filter(None, (self.path, key))))
-
-    def rows(self, key: str) -> list[_Table]:
-        value = self._take(key, [])
-        if not isinstance(value, list):
-            raise self.error(key, "must be an array of tables")
-        path = ".".join(filter(None, (self.path, key)))
-        return [_Table(row, self.where, f"{path}[{index}]") for index, row in enumerate(value)]
-
-    def text(self, key: str, default: str) -> str:
-        value = self._take(key, default)
-        if not isinstance(value, str):
-            raise self.error(key, f"{value!r} is not a string")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self._take(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.error(key, "must be an array of strings")
-        return tuple(value)
-
-    def number(self, key: str, default: int) -> int:
-        value = self._take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.error(key, f"{value!r} is not an integer")
-        return value
-
-    def seconds(self, key: str) -> int:
-        value = self._take(key, 0)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value <= _HIGHEST:
-            raise self.error(key, f"{value!r} is not a number of seconds above 0")
-        return round(value * SECOND)
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self._take(key, default)
-        if not isinstance(value, bool):
-            raise self.error(key, f"{value!r} is not true or false")
-        return value
-
-    def cidr(self, key: str) -> tuple[bytes, int]:
-        return _cidr(self.text(key, ""), f"{self.where}: {self.path}.{key}")
-
-    def address(self, key: str) -> bytes:
-        text = self.text(key, "")
-        try:
-            return ipaddress.IPv4Address(text).packed
-        except ValueError:
-            raise self.error(key, f"{text!r} is not an IPv4 address") from None
-
-    def _take(self, key: str, default: Any) -> Any:
-        self.left.discard(key)
-        return self.data.get(key, default)

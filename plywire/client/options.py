@@ -29,6 +29,7 @@ _NAMES: dict[tuple[int, int], str] = {
 TCP_THIN_LINEAR_TIMEOUTS = 16
 """Linux's number of it, which Python's socket module does not have."""
 _NAMES[socket.IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS] = "TCP_THIN_LINEAR_TIMEOUTS"
+_NUMBERS = {name: numbers for numbers, name in _NAMES.items()}
 
 
 def name_of(level: int, option: int) -> str:
@@ -39,6 +40,11 @@ def name_of(level: int, option: int) -> str:
         raise os_error(
             errno.ENOPROTOOPT, f"option {option} of level {level} is not one of plywire's"
         ) from None
+
+
+def number_of(name: str) -> tuple[int, int]:
+    """Level and option of a name of the API. Raises KeyError."""
+    return _NUMBERS[name]
 
 
 def encode(name: str, value: int | bytes) -> int | str:

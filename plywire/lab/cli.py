@@ -53,6 +53,7 @@ def main() -> NoReturn:
 ELSEWHERE: dict[str, str] = {
     "capture": "plywire.lab.capture.command:capture",
     "clock": "plywire.lab.clock:clock",
+    "exp": "plywire.lab.exp.command:exp",
     "impair": "plywire.lab.impair:impair",
     "swap": "plywire.lab.swap_command:swap",
     **{

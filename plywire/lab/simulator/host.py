@@ -197,13 +197,20 @@ class Host:
         """One of a layer's counters."""
         return self.nodes[role].layer.counters[name]
 
-    def replace(self, role: Role, implementation: str | None = None) -> None:
+    def replace(
+        self, role: Role, implementation: str | None = None, settings: Mapping[str, Any] = {}
+    ) -> None:
         """Swap a layer: snapshot, a new object, restore.
 
-        implementation: another `module:factory`. Nobody forgets anything, so the generation
-        stays; only pending calls end, with EINTR, when it is app.
+        implementation: another `module:factory`; settings: fields of the layer's configuration
+        that change. Nobody forgets anything, so the generation stays; only pending calls end, with
+        EINTR, when it is app.
         """
         node = self.nodes[role]
+        if settings:
+            changed = self._settings | {role: {**(self._settings.get(role) or {}), **settings}}
+            self.config, _ = configure(self.world, self.name, **changed)
+            self._settings = changed
         if implementation is not None:
             self._implement(role, implementation)
         state = node.layer.snapshot()
