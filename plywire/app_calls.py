@@ -241,6 +241,10 @@ class AppCalls:
         stack.tell(Closed(message.trace, handle, "", ""))
 
     def _query(self, message: Query, now: int) -> None:
-        stack = self.stack
-        item = stack.by_handle.get(message.handle) or stack.listeners.get(message.handle)
-        stack.tell(Info(message.trace, message.handle, item.control() if item else {}))
+        handle, topic = message.handle, message.topic
+        self.stack.tell(Info(message.trace, handle, self.about(handle, topic, now), topic))
+
+    def about(self, handle: int, topic: str, now: int) -> dict[str, int | str]:
+        """The fields of an Info; a TCP may know more topics than the control block."""
+        item = self.stack.by_handle.get(handle) or self.stack.listeners.get(handle)
+        return item.control() if item and not topic else {}

@@ -36,7 +36,7 @@ class AppConfig:
     """Numbers of the socket layer."""
 
     max_descriptors: int = 4096
-    receive_buffer: int = 1 << 20  # bytes a socket; the credit given to TCP
+    receive_buffer: int = 3 << 20  # bytes a socket at most; the credit given to TCP
     listen: str = ""  # the API's address; "" is a unix socket in the run directory
 
 
@@ -414,6 +414,8 @@ _RANGES = {
     "initial_receive_window": (1, 65_535),
     "send_buffer": (1, 1 << 30),
     "receive_buffer": (1, 1 << 30),  # the widest window that RFC 7323 can name
+    "send_buffer_start": (1, 1 << 30),
+    "receive_buffer_start": (1, 1 << 30),
     "max_descriptors": (1, 1 << 20),
     "arp_tries": (1, 100),
     "arp_entries": (1, 1 << 20),

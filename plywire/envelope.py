@@ -8,12 +8,13 @@ rest of its batch is delivered; a batch that is not such an array is dropped who
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, get_type_hints
+from itertools import product
+from typing import Any, get_args, get_type_hints
 
 import msgpack
 
 from plywire.errors import DecodeError
-from plywire.messages import KINDS, SCHEMA, Bin, Int, Map, Message, Rows, Text
+from plywire.messages import KINDS, SCHEMA, Bin, Int, Map, Message, Rows, Scalar, Text
 
 MAX_BATCH = 4 << 20
 """Bytes that a batch may have."""
@@ -83,9 +84,11 @@ def _message(row: object) -> Message:
         raise DecodeError("unknown_kind", f"{row[0]}")
     cls, types, sizes = checker
     fields = row[1:]
-    if len(fields) != len(types):
-        raise DecodeError("bad_arity", f"{cls.__name__} has {len(types)} fields, not {len(fields)}")
-    if tuple(map(type, fields)) != types:
+    if len(fields) != len(cls._fields):
+        raise DecodeError(
+            "bad_arity", f"{cls.__name__} has {len(cls._fields)} fields, not {len(fields)}"
+        )
+    if tuple(map(type, fields)) not in types:
         names = [getattr(kind, "__name__", "?") for kind in map(type, fields)]
         raise DecodeError("bad_type", f"{cls.__name__}({', '.join(names)})")
     for index, measure, low, high in sizes:
@@ -115,6 +118,17 @@ def _rows_measure(spec: Rows) -> Callable[[tuple], int]:
     return measure
 
 
+def _scalar_measure(spec: Scalar) -> Callable[[int | str], int]:
+    """A measure that is 1 for a number or a word that may be, else -1."""
+
+    def measure(value: int | str) -> int:
+        if type(value) is str:
+            return 1 if len(value) <= spec.length else -1
+        return 1 if spec.low <= value <= spec.high else -1
+
+    return measure
+
+
 def _map_measure(pairs: dict) -> int:
     """The number of pairs when each is a short string and an integer or short string, else -1."""
     for key, value in pairs.items():
@@ -125,14 +139,15 @@ def _map_measure(pairs: dict) -> int:
     return len(pairs)
 
 
-def _checker(cls: type) -> tuple[type, tuple[type, ...], tuple]:
-    """(class, the exact types of its fields, (index, measure or None, low, high) of each)."""
+def _checker(cls: type) -> tuple[type, tuple[tuple[type, ...], ...], tuple]:
+    """(class, what the exact types of its fields may be, (index, measure or None, low, high) of
+    each)."""
     types, sizes = [], []
     hints = get_type_hints(cls, include_extras=True)
     for index, name in enumerate(cls._fields):
         hint = hints[name]
         spec = hint.__metadata__[0]
-        types.append(hint.__origin__)
+        types.append(get_args(hint.__origin__) or (hint.__origin__,))
         if isinstance(spec, Int):
             sizes.append((index, None, spec.low, spec.high))
         elif isinstance(spec, Bin):
@@ -143,9 +158,11 @@ def _checker(cls: type) -> tuple[type, tuple[type, ...], tuple]:
             sizes.append((index, _rows_measure(spec), 0, spec.high))
         elif isinstance(spec, Map):
             sizes.append((index, _map_measure, 0, spec.high))
+        elif isinstance(spec, Scalar):
+            sizes.append((index, _scalar_measure(spec), 0, 1))
         else:
             raise TypeError(f"{cls.__name__}.{name}: no check for {spec!r}")
-    return cls, tuple(types), tuple(sizes)
+    return cls, tuple(product(*types)), tuple(sizes)
 
 
 _CHECKERS = {kind: _checker(cls) for kind, cls in KINDS.items()}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-SCHEMA = 1
+SCHEMA = 2
 """The version that stands at the head of each batch. A reader refuses any other."""
 
 MAX_PACKET = 65_535
@@ -49,6 +49,14 @@ class Rows(NamedTuple):
     fields: tuple[Int | Bin | Text, ...]
 
 
+class Scalar(NamedTuple):
+    """An integer from low to high, or a UTF-8 string of at most length characters."""
+
+    low: int
+    high: int
+    length: int
+
+
 class Map(NamedTuple):
     """At most high pairs of a string and an integer or string."""
 
@@ -68,6 +76,7 @@ Chunk = Annotated[bytes, Bin(0, MAX_CHUNK)]
 Name = Annotated[str, Text(64)]
 Words = Annotated[str, Text(200)]
 Endpoint = Annotated[str, Text(255)]
+Setting = Annotated[int | str, Scalar(-(1 << 31), 0xFFFF_FFFF, 200)]
 Settings = Annotated[dict, Map(64)]
 PathRows = Annotated[tuple, Rows(1024, (Bin(4, 4), Int(0, 32), Bin(4, 4), Int(68, MAX_PACKET)))]
 MemberRows = Annotated[tuple, Rows(1024, (Text(64), Text(255)))]
@@ -328,30 +337,35 @@ class Closed(NamedTuple):
 
 
 class Option(NamedTuple):
-    """app -> tcp: set an option of a connection or listener (`TCP_NODELAY`), by Linux's name."""
+    """app -> tcp: set an option of a connection or listener (`TCP_NODELAY`), by Linux's name, to a
+    number or, as TCP_CONGESTION, a word."""
 
     KIND = 56
     trace: U64
     handle: U64
     name: Name
-    value: U32
+    value: Setting
 
 
 class Query(NamedTuple):
-    """app -> tcp: what is in this socket's control block? Answered by Info."""
+    """app -> tcp: what is in this socket's control block? Answered by Info. topic: "" for the
+    block, "tcp_info" for Linux's struct, "congestion" for the algorithms that there are."""
 
     KIND = 57
     trace: U64
     handle: U64
+    topic: Name = ""
 
 
 class Info(NamedTuple):
-    """tcp -> app: the control block by the RFC's field names; empty when there is none."""
+    """tcp -> app: the control block by the RFC's field names, or what the topic is about; empty
+    when there is none."""
 
     KIND = 58
     trace: U64
     handle: U64
     fields: Settings
+    topic: Name = ""
 
 
 # --- app <-> tcp: the stream, the same in both directions -----------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 from plywire.client.errors import os_error
 
@@ -19,7 +21,7 @@ _NAMES: dict[tuple[int, int], str] = {
         "SO_REUSEADDR", "SO_KEEPALIVE", "SO_LINGER", "SO_SNDBUF", "SO_RCVBUF", "SO_ERROR",
         "SO_TYPE", "SO_ACCEPTCONN", "SO_DOMAIN", "SO_PROTOCOL", "SO_OOBINLINE", "TCP_NODELAY",
         "TCP_CORK", "TCP_MAXSEG", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_SYNCNT",
-        "TCP_QUICKACK", "TCP_USER_TIMEOUT", "TCP_LINGER2",
+        "TCP_QUICKACK", "TCP_USER_TIMEOUT", "TCP_LINGER2", "TCP_INFO", "TCP_CONGESTION",
         "IP_TOS",
     )
     if (number := getattr(socket, name, None)) is not None
@@ -39,16 +41,21 @@ def name_of(level: int, option: int) -> str:
         ) from None
 
 
-def encode(name: str, value: int | bytes) -> int:
+def encode(name: str, value: int | bytes) -> int | str:
     """The API's value for what a program gave to setsockopt.
 
-    SO_LINGER is struct linger there (two ints) and -1 or seconds here. EINVAL when too short.
+    TCP_CONGESTION is a word, given as bytes that may end in zeros. SO_LINGER is struct linger there
+    (two ints) and -1 or seconds here. EINVAL when too short.
     """
     if name == "SO_LINGER":
         if isinstance(value, int) or len(value) < _LINGER.size:
             raise os_error(errno.EINVAL)
         on, seconds = _LINGER.unpack_from(value)
         return max(seconds, 0) if on else -1
+    if name == "TCP_CONGESTION":
+        if isinstance(value, int) or not value:
+            raise os_error(errno.EINVAL)
+        return value.split(b"\0", 1)[0].decode("ascii", "replace")
     if isinstance(value, int):
         return value
     if len(value) < _INT.size:
@@ -56,12 +63,48 @@ def encode(name: str, value: int | bytes) -> int:
     return _INT.unpack_from(value)[0]
 
 
-def decode(name: str, value: int, length: int) -> int | bytes:
-    """What getsockopt returns: an int for length 0, else at most that many bytes."""
-    linger = name == "SO_LINGER"
-    packed = _LINGER.pack(value >= 0, max(value, 0)) if linger else _INT.pack(value)
+def decode(name: str, value: Any, length: int) -> int | bytes:
+    """What getsockopt returns: an int for length 0, else at most that many bytes. TCP_INFO is
+    struct tcp_info, TCP_CONGESTION 16 bytes with zeros at the end."""
+    if not 0 <= length <= 1024:
+        raise OSError("getsockopt buflen out of range")
+    if name == "TCP_INFO":
+        packed = pack_info(value)
+    elif name == "TCP_CONGESTION":
+        packed = value.encode().ljust(_CA_NAME, b"\0")
+    elif name == "SO_LINGER":
+        packed = _LINGER.pack(value >= 0, max(value, 0))
+    else:
+        packed = _INT.pack(value)
     if length == 0:
         return _INT.unpack_from(packed)[0]
-    if not 0 < length <= 1024:
-        raise OSError("getsockopt buflen out of range")
     return packed[:length]
+
+
+def pack_info(info: Mapping[str, int]) -> bytes:
+    """Linux's struct tcp_info (of 6.6), zeros where the host has no number."""
+
+    def of(names: str) -> list[int]:
+        return [info.get(name, 0) for name in names.split()]
+
+    small = of("state ca_state retransmits probes backoff options")
+    scales = info.get("snd_wscale", 0) | info.get("rcv_wscale", 0) << 4
+    small += [scales, info.get("delivery_rate_app_limited", 0)]
+    return struct.pack("=8B", *(min(value, 0xFF) for value in small)) + b"".join(
+        struct.pack(f"={len(of(names))}{kind}", *of(names)) for kind, names in _LAYOUT
+    )
+
+
+_CA_NAME = 16  # TCP_CA_NAME_MAX
+_LAYOUT = (
+    ("I", "rto ato snd_mss rcv_mss unacked sacked lost retrans fackets last_data_sent last_ack_sent"
+     " last_data_recv last_ack_recv pmtu rcv_ssthresh rtt rttvar snd_ssthresh snd_cwnd advmss"
+     " reordering rcv_rtt rcv_space total_retrans"),
+    ("Q", "pacing_rate max_pacing_rate bytes_acked bytes_received"),
+    ("I", "segs_out segs_in notsent_bytes min_rtt data_segs_in data_segs_out"),
+    ("Q", "delivery_rate busy_time rwnd_limited sndbuf_limited"),
+    ("I", "delivered delivered_ce"),
+    ("Q", "bytes_sent bytes_retrans"),
+    ("I", "dsack_dups reord_seen rcv_ooopack snd_wnd rcv_wnd rehash"),
+)  # fmt: skip
+"""What follows the eight bytes at the front, by kind and name."""

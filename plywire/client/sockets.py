@@ -177,7 +177,15 @@ class Socket(Stream):
         response = self._call("GetOption", request, retry=name != "SO_ERROR")
         if name == "SO_ERROR":
             self._refresh()
-        return options.decode(name, response.value, buflen)
+        if name == "TCP_INFO":
+            return options.decode(name, response.info, buflen)
+        value = response.text if response.HasField("text") else response.value
+        return options.decode(name, value, buflen)
+
+    def tcp_info(self) -> dict[str, int]:
+        """TCP_INFO by the names of Linux's struct tcp_info, without `tcpi_`; what the host has."""
+        request = pb.GetOptionRequest(descriptor=self._open(), name="TCP_INFO")
+        return dict(self._call("GetOption", request).info)
 
     def setsockopt(self, level: int, optname: int, value: Any, optlen: int | None = None) -> None:
         """Set an option to an int, or to the bytes of its C struct."""
@@ -185,11 +193,15 @@ class Socket(Stream):
         if value is None:
             raise os_error(errno.EINVAL, "no option of plywire's takes a length alone")
         plain = value if isinstance(value, int) else bytes(value)
-        number = options.encode(name, plain)
-        request = pb.SetOptionRequest(descriptor=self._open(), name=name, value=number)
+        coded = options.encode(name, plain)
+        request = pb.SetOptionRequest(descriptor=self._open(), name=name)
+        if isinstance(coded, str):
+            request.text = coded
+        else:
+            request.value = coded
         self._call("SetOption", request)
         if name == "SO_LINGER":
-            self._linger = float(max(number, 0))
+            self._linger = float(max(coded, 0))
 
     def settimeout(self, value: float | None) -> None:
         """Seconds that a call may block: None for ever, 0 not at all."""

@@ -124,6 +124,9 @@ def info_text(info: Mapping[str, Any]) -> str:
         words.append(f"delivery_rate {tcp_info['delivery_rate'] * 8}bps")
     for name in ("delivered", "delivered_ce"):
         _number(words, name, tcp_info.get(name, 0))
+    if tcp_info.get("delivery_rate_app_limited"):
+        words.append("app_limited")
+    _waits(words, tcp_info)
     flight = (info.get("snd_nxt", 0) - info.get("snd_una", 0)) & 0xFFFF_FFFF
     _number(words, "unacked", tcp_info.get("unacked", -(-flight // mss)))
     if info.get("retransmits"):
@@ -134,7 +137,9 @@ def info_text(info: Mapping[str, Any]) -> str:
         _number(words, name, tcp_info.get(name, 0))
     if tcp_info.get("reordering", 3) != 3:
         words.append(f"reordering:{tcp_info['reordering']}")
-    for name in ("reord_seen", "rcv_space"):
+    _number(words, "reord_seen", tcp_info.get("reord_seen", 0))
+    _number(words, "rcv_rtt", tcp_info.get("rcv_rtt", 0) / 1000)
+    for name in ("rcv_space", "rcv_ssthresh"):
         _number(words, name, tcp_info.get(name, 0))
     _number(words, "notsent", max(info.get("send_queue", 0) - flight, 0))
     _number(words, "minrtt", tcp_info.get("min_rtt", 0) / 1000)
@@ -165,6 +170,17 @@ _TOTALS = ("bytes_sent", "bytes_retrans", "bytes_acked", "bytes_received", "segs
 def _number(words: list[str], name: str, value: float) -> None:
     if value:
         words.append(f"{name}:{value:g}" if isinstance(value, float) else f"{name}:{value}")
+
+
+def _waits(words: list[str], tcp_info: Mapping[str, Any]) -> None:
+    """How long it had something to send, and which share of that it waited for room."""
+    busy = tcp_info.get("busy_time", 0)
+    if busy:
+        words.append(f"busy:{busy // 1000}ms")
+        for name in ("rwnd_limited", "sndbuf_limited"):
+            time = tcp_info.get(name, 0)
+            if time:
+                words.append(f"{name}:{time // 1000}ms({time * 100 / busy:.1f}%)")
 
 
 def _wanted(row: SocketRow, show: Show) -> bool:

@@ -12,7 +12,7 @@ from plywire.calls import Call
 from plywire.config import SECOND
 from plywire.errors import SocketError
 from plywire.messages import Bind, Bound, Close, Closed, Connect, Credit, Listen, Opened
-from services.app import names
+from services.app import names, options
 from services.app.context import Context
 from services.app.options import NO_LINGER
 from services.app.sockets import (
@@ -157,7 +157,9 @@ class Endpoints:
                 return
         before = socket.control() if context.tracer.enabled and not message.listener else {}
         socket.local, socket.remote, socket.state = local, remote, ESTABLISHED
-        socket.send.limit = socket.send.size = message.limit
+        socket.send.limit = message.limit
+        if not socket.send.fixed:
+            socket.send.size = message.limit
         context.counters["connections_opened"] += 1
         if context.tracer.enabled:
             context.changed(message.trace, "Opened", before, socket)
@@ -239,8 +241,7 @@ class Endpoints:
             reuse = socket.option("SO_REUSEADDR", 0)
             self.context.tell(Bind(trace, socket.handle, wanted[0], wanted[1], reuse))
         else:
-            options = socket.tcp_options()
-            self.context.tell(Listen(trace, socket.handle, wanted[0], options))
+            self.context.tell(Listen(trace, socket.handle, wanted[0], socket.tcp_options()))
 
     def _open(self, socket: Socket, address: Endpoint, trace: int) -> None:
         context = self.context
@@ -250,8 +251,9 @@ class Endpoints:
         before = socket.control() if context.tracer.enabled else {}
         self._name(socket, trace)
         buffer = socket.option("SO_RCVBUF", context.host.app.receive_buffer)
-        socket.send = SendStream(socket.option("SO_SNDBUF", context.host.tcp.send_buffer))
-        socket.receive = ReceiveStream(buffer, buffer)
+        send_size, receive_size = options.first_sizes(context.host)
+        socket.send = _send_stream(socket, send_size)
+        socket.receive = ReceiveStream(buffer, buffer, receive_size // 4)
         socket.phase, socket.state, socket.remote = CONNECTING, SYN_SENT, address
         socket.error, socket.trace = None, trace
         context.tell(
@@ -270,8 +272,8 @@ class Endpoints:
         context.handles[child.handle] = child
         given = context.host.tcp.receive_buffer  # the credit that TCP starts a connection with
         buffer = child.option("SO_RCVBUF", context.host.app.receive_buffer)
-        child.send = SendStream(message.limit)
-        child.receive = ReceiveStream(buffer, given)
+        child.send = _send_stream(child, message.limit)
+        child.receive = ReceiveStream(buffer, given, options.first_sizes(context.host)[1] // 4)
         if buffer > given:
             child.receive.limit = buffer
             context.tell(Credit(message.trace, child.handle, 0, buffer))
@@ -335,6 +337,13 @@ class Endpoints:
         for line in (socket.connects, socket.accepts, socket.sends, socket.receives):
             context.fail_all(line, error)
         context.advance(socket)  # pollers see POLLNVAL
+
+
+def _send_stream(socket: Socket, size: int) -> SendStream:
+    """Of the size that the program has set, which stays, or of `size`, which may grow."""
+    stream = SendStream(socket.option("SO_SNDBUF", size))
+    stream.fixed = "SO_SNDBUF" in socket.options
+    return stream
 
 
 def _fail(calls: list[Call], error: SocketError) -> None:

@@ -236,11 +236,13 @@ class Operations:
 
     # --- options, views, names ---
 
-    def set_option(self, descriptor: int, name: str, value: int, *, now: int) -> Call:
-        """Set an option by Linux's name."""
+    def set_option(self, descriptor: int, name: str, value: int | str, *, now: int) -> Call:
+        """Set an option by Linux's name: to a number, TCP_CONGESTION to a word."""
 
         def start(trace: int) -> Call:
             socket = self.context.table.find(descriptor)
+            if name == "TCP_CONGESTION":
+                return self._set_congestion(socket, value, trace)
             socket.options[name] = options.checked(name, value, self.host)
             known = socket.handle and (socket.state != CLOSED)
             told = options.for_tcp({name: socket.options[name]})
@@ -250,7 +252,7 @@ class Operations:
                 socket.receive.buffer = socket.options[name]
                 self._streaming.grow_credit(socket, trace)
             elif name == "SO_SNDBUF" and socket.send is not None:
-                socket.send.size = socket.options[name]
+                socket.send.size, socket.send.fixed = socket.options[name], True
             elif name == "TCP_CORK":
                 socket.corked = False  # the program's own word counts from here
             return Call().resolve(None)
@@ -258,12 +260,21 @@ class Operations:
         return self._call("SetOption", now, start, descriptor, name=name, value=value)
 
     def get_option(self, descriptor: int, name: str, *, now: int) -> Call:
-        """The value of an option; SO_ERROR is cleared by it."""
+        """The value of an option: a number, TCP_CONGESTION a word, TCP_INFO a map of numbers.
+        SO_ERROR is cleared by it."""
 
         def start(trace: int) -> Call:
             socket = self.context.table.find(descriptor)
+            if name == "TCP_INFO":
+                return self._tcp_info(socket, trace)
+            if name == "TCP_CONGESTION":
+                return self._congestion(socket, trace)
             if name == "TCP_MAXSEG" and socket.state == ESTABLISHED:  # TCP knows what it became
-                return self._segment_size(socket, trace)
+                return self._asked(socket, name, "snd_mss", trace)
+            if name == "SO_SNDBUF" and socket.state == ESTABLISHED and name not in socket.options:
+                return self._asked(socket, name, "send_buffer", trace)
+            if name == "SO_RCVBUF" and socket.state == ESTABLISHED and name not in socket.options:
+                return self._asked(socket, name, "receive_buffer", trace)
             return Call().resolve(self._option(socket, name))
 
         return self._call("GetOption", now, start, descriptor, name=name)
@@ -394,10 +405,52 @@ class Operations:
             raise SocketError("ENOPROTOOPT", f"{name[:64]} is unknown")
         return options.shown(name, socket.option(name, options.defaults(self.host)[name]))
 
-    def _segment_size(self, socket: Socket, trace: int) -> Call:
-        call, usual = Call(), self._option(socket, "TCP_MAXSEG")
+    def _asked(self, socket: Socket, name: str, field: str, trace: int) -> Call:
+        """An option that TCP adapts, by the field of its control block."""
+        call, usual = Call(), self._option(socket, name)
+
+        def answer(done: Call) -> None:
+            value = done.value[0].control.get(field)
+            call.resolve(usual if value is None else options.shown(name, value))
+
+        self._readiness.inspect([socket], trace).then(answer)
+        return call
+
+    def _tcp_info(self, socket: Socket, trace: int) -> Call:
+        call = Call()
+        state = socket.state_name()
+        asking = self._readiness.ask(socket.handle, "tcp_info", trace)
+        asking.then(lambda done: call.resolve(options.tcp_info(done.value or {"state": state})))
+        return call
+
+    def _congestion(self, socket: Socket, trace: int) -> Call:
+        """The word that was set, or else what TCP has chosen."""
+        call = Call()
+        usual = self.host.tcp.congestion
+        if "TCP_CONGESTION" in socket.options:
+            return call.resolve(socket.options["TCP_CONGESTION"])
         listing = self._readiness.inspect([socket], trace)
-        listing.then(lambda done: call.resolve(done.value[0].control.get("snd_mss", usual)))
+        listing.then(lambda done: call.resolve(done.value[0].congestion or usual))
+        return call
+
+    def _set_congestion(self, socket: Socket, value: int | str, trace: int) -> Call:
+        """Only TCP knows which there are: it is asked first. ENOENT for another, as in Linux."""
+        if not isinstance(value, str):
+            raise SocketError("EINVAL", "TCP_CONGESTION is a word")
+        call = Call()
+
+        def answer(done: Call) -> None:
+            if value not in done.value:
+                known = ", ".join(sorted(done.value)) or "none"
+                cause = f"no congestion control {value[:32]!r}; there are {known}"
+                call.fail(SocketError("ENOENT", cause, layer="tcp"))
+                return
+            socket.options["TCP_CONGESTION"] = value
+            if socket.handle and socket.state != CLOSED:
+                self.context.tell(Option(trace, socket.handle, "TCP_CONGESTION", value))
+            call.resolve(None)
+
+        self._readiness.ask(0, "congestion", trace).then(answer)
         return call
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from plywire.config import SECOND, HostConfig
 from plywire.errors import SocketError
@@ -19,7 +19,8 @@ _MAX_LINGER2 = 120  # TCP_FIN_TIMEOUT_MAX, seconds
 
 class Spec(NamedTuple):
     """How an option is set. kind: `flag` (0 or 1), `range` (EINVAL outside low and high), `clamp`
-    (brought into it). doubled: read back as twice the value, as buffers are. tcp: TCP is told."""
+    (brought into it), `word` (TCP knows which there are). doubled: read back as twice the value, as
+    buffers are. tcp: TCP is told."""
 
     kind: str
     low: int = 0
@@ -45,6 +46,7 @@ SETTABLE: dict[str, Spec] = {
     "TCP_SYNCNT": Spec("range", 1, 127),
     "TCP_USER_TIMEOUT": Spec("range", 0, _MAX_INT),
     "TCP_LINGER2": Spec("range", -_MAX_INT, _MAX_INT),
+    "TCP_CONGESTION": Spec("word"),
     "IP_TOS": Spec("range"),
     "TCP_THIN_LINEAR_TIMEOUTS": Spec("flag"),
 }
@@ -52,7 +54,13 @@ SETTABLE: dict[str, Spec] = {
 FIXED: dict[str, int] = {"SO_TYPE": 1, "SO_DOMAIN": 2, "SO_PROTOCOL": 6}
 """SOCK_STREAM, AF_INET, IPPROTO_TCP."""
 
-COMPUTED = frozenset({"SO_ERROR", "SO_ACCEPTCONN"})
+COMPUTED = frozenset({"SO_ERROR", "SO_ACCEPTCONN", "TCP_INFO"})
+
+_STATES = ("ESTABLISHED", "SYN-SENT", "SYN-RECEIVED", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT",
+           "CLOSED", "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING")  # fmt: skip
+"""In the order of Linux's numbers, from 1 on."""
+_CA_STATES = ("Open", "Disorder", "CWR", "Recovery", "Loss")
+"""The same, from 0 on."""
 
 
 def defaults(host: HostConfig) -> dict[str, int]:
@@ -63,8 +71,8 @@ def defaults(host: HostConfig) -> dict[str, int]:
         "SO_KEEPALIVE": 0,
         "SO_LINGER": NO_LINGER,
         "SO_OOBINLINE": 0,
-        "SO_SNDBUF": tcp.send_buffer,
-        "SO_RCVBUF": host.app.receive_buffer,
+        "SO_SNDBUF": first_sizes(host)[0],
+        "SO_RCVBUF": first_sizes(host)[1],
         "TCP_NODELAY": 0,
         "TCP_CORK": 0,
         "TCP_QUICKACK": 1,
@@ -80,8 +88,19 @@ def defaults(host: HostConfig) -> dict[str, int]:
     }
 
 
-def checked(name: str, value: int, host: HostConfig) -> int:
+def first_sizes(host: HostConfig) -> tuple[int, int]:
+    """Bytes that the buffers of a connection begin with, to send and to receive, as TCP has it."""
+    tcp, most = host.tcp, host.app.receive_buffer
+    if not tcp.tune_buffers:
+        return tcp.send_buffer, most
+    return (min(tcp.send_buffer_start, tcp.send_buffer),
+            min(tcp.receive_buffer_start, tcp.receive_buffer, most))  # fmt: skip
+
+
+def checked(name: str, value: int | str, host: HostConfig) -> int:
     """The value that is kept when a program sets `name`. Raises ENOPROTOOPT or EINVAL."""
+    if not isinstance(value, int):
+        raise SocketError("EINVAL", f"{name[:64]} is a number")
     spec = SETTABLE.get(name)
     if spec is None:
         known = name in FIXED or name in COMPUTED
@@ -106,6 +125,14 @@ def shown(name: str, value: int) -> int:
     return 2 * value if SETTABLE[name].doubled else value
 
 
-def for_tcp(options: dict[str, int]) -> dict[str, int]:
-    """Those of a socket's changed options that TCP has to know; no lingering at all is 0 there."""
-    return {name: max(0, value) for name, value in options.items() if SETTABLE[name].tcp}
+def for_tcp(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a socket's changed options that TCP has to know."""
+    return {name: value for name, value in options.items() if SETTABLE[name].tcp}
+
+
+def tcp_info(fields: dict[str, int | str]) -> dict[str, int]:
+    """Linux's struct tcp_info in numbers only: `state` and `ca_state` are those of its enums."""
+    numbers = {name: value for name, value in fields.items() if isinstance(value, int)}
+    numbers["state"] = _STATES.index(fields["state"]) + 1
+    numbers["ca_state"] = _CA_STATES.index(fields.get("ca_state", "Open"))
+    return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from plywire.calls import Call
 from plywire.config import SECOND
@@ -17,6 +18,8 @@ MAX_ASKED = 512
 """Sockets that one listing asks TCP about; in a longer one the control blocks are left out."""
 
 PollItems = list[tuple[int, int]]
+Question = tuple[int, str]
+"""A handle and the topic of a Query."""
 
 
 class Readiness:
@@ -24,7 +27,7 @@ class Readiness:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self._asking: dict[int, list[_Inspecting]] = {}
+        self._asking: dict[Question, list[_Asking]] = {}
 
     def poll(self, items: Sequence[tuple[int, int]], timeout: int | None, trace: int) -> Call:
         """Wait until one of (descriptor, events) is ready; answered with those that are."""
@@ -36,16 +39,27 @@ class Readiness:
         context = self.context
         if context.tcp_generation is not None and len(sockets) <= MAX_ASKED:
             for handle in {socket.handle for socket in sockets if socket.handle}:
-                waiter.missing.add(handle)
-                self._asking.setdefault(handle, []).append(waiter)
-                context.tell(Query(trace, handle))
+                self._ask(waiter, (handle, ""), trace)
         return context.run(waiter, PATIENCE)
 
+    def ask(self, handle: int, topic: str, trace: int) -> Call:
+        """What TCP says of a topic; empty when it says nothing, or is not there."""
+        waiter = _Asking(trace, self._asking)
+        if self.context.tcp_generation is not None:
+            self._ask(waiter, (handle, topic), trace)
+        return self.context.run(waiter, PATIENCE)
+
+    def _ask(self, waiter: _Asking, question: Question, trace: int) -> None:
+        waiter.missing.add(question)
+        self._asking.setdefault(question, []).append(waiter)
+        self.context.tell(Query(trace, *question))
+
     def on_info(self, message: Info) -> None:
-        """TCP's control block of a socket, for those who asked."""
-        for waiter in self._asking.pop(message.handle, ()):
-            waiter.missing.discard(message.handle)
-            waiter.known[message.handle] = message.fields
+        """What TCP says, for those who asked."""
+        question = (message.handle, message.topic)
+        for waiter in self._asking.pop(question, ()):
+            waiter.missing.discard(question)
+            waiter.known[question] = message.fields
             self.context.settle(waiter)
 
     def replaced(self) -> None:
@@ -100,30 +114,42 @@ class _Polling(Waiter):
                 socket.pollers.pop(self, None)
 
 
-class _Inspecting(Waiter):
-    """Control information: until TCP has answered for each socket that it knows."""
+class _Asking(Waiter):
+    """Until TCP has answered each question."""
 
-    __slots__ = ("asking", "known", "missing", "sockets")
+    __slots__ = ("asking", "known", "missing")
 
-    def __init__(
-        self, trace: int, sockets: Sequence[Socket], asking: dict[int, list[_Inspecting]]
-    ) -> None:
+    def __init__(self, trace: int, asking: dict[Question, list[_Asking]]) -> None:
         super().__init__(trace)
-        self.sockets = sockets
         self.asking = asking
-        self.missing: set[int] = set()
-        self.known: dict[int, dict[str, int | str]] = {}
+        self.missing: set[Question] = set()
+        self.known: dict[Question, dict[str, int | str]] = {}
 
-    def attempt(self) -> list[SocketInfo] | None:
+    def attempt(self) -> Any:
         return None if self.missing else self.give_up()
 
-    def give_up(self) -> list[SocketInfo]:
-        return [socket.info(self.known.get(socket.handle)) for socket in self.sockets]
+    def give_up(self) -> Any:
+        return next(iter(self.known.values()), {})
 
     def leave(self) -> None:
-        for handle in self.missing:
-            waiters = self.asking.get(handle, [])
+        for question in self.missing:
+            waiters = self.asking.get(question, [])
             if self in waiters:
                 waiters.remove(self)
             if not waiters:
-                self.asking.pop(handle, None)
+                self.asking.pop(question, None)
+
+
+class _Inspecting(_Asking):
+    """Control information: until TCP has answered for each socket that it knows."""
+
+    __slots__ = ("sockets",)
+
+    def __init__(
+        self, trace: int, sockets: Sequence[Socket], asking: dict[Question, list[_Asking]]
+    ) -> None:
+        super().__init__(trace, asking)
+        self.sockets = sockets
+
+    def give_up(self) -> list[SocketInfo]:
+        return [socket.info(self.known.get((socket.handle, ""))) for socket in self.sockets]

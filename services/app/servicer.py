@@ -37,6 +37,7 @@ CODES: dict[str, grpc.StatusCode] = {
     "EINVAL": grpc.StatusCode.INVALID_ARGUMENT,
     "EISCONN": grpc.StatusCode.FAILED_PRECONDITION,
     "EMFILE": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "ENOENT": grpc.StatusCode.NOT_FOUND,
     "ENOBUFS": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "ENOPROTOOPT": grpc.StatusCode.INVALID_ARGUMENT,
     "ENOTCONN": grpc.StatusCode.FAILED_PRECONDITION,
@@ -198,12 +199,17 @@ class SocketService(SocketServiceServicer):
 
     @_errors
     async def SetOption(self, request, context):
-        await self.answer(self.layer.set_option, request.descriptor, request.name, request.value)
+        value = request.text if request.HasField("text") else request.value
+        await self.answer(self.layer.set_option, request.descriptor, request.name, value)
         return pb.SetOptionResponse()
 
     @_errors
     async def GetOption(self, request, context):
         value = await self.answer(self.layer.get_option, request.descriptor, request.name)
+        if isinstance(value, str):
+            return pb.GetOptionResponse(text=value)
+        if isinstance(value, dict):
+            return pb.GetOptionResponse(info=value)
         return pb.GetOptionResponse(value=value)
 
     @_errors

@@ -55,7 +55,7 @@ class Socket:
         self.remote: Endpoint = NOWHERE
         self.bound: Endpoint | None = None
         self.binding = False
-        self.options: dict[str, int] = {}
+        self.options: dict[str, Any] = {}  # numbers, TCP_CONGESTION a word
         self.error: SocketError | None = None
         self.shut_read = False
         self.shut_write = False
@@ -200,7 +200,7 @@ class Socket:
         """The kept value of an option."""
         return self.options.get(name, default)
 
-    def tcp_options(self) -> dict[str, int]:
+    def tcp_options(self) -> dict[str, int | str]:
         """The options to hand to TCP with Connect and Listen: those that were changed."""
         return options.for_tcp(self.options)
 

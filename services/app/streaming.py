@@ -296,7 +296,7 @@ class _Receiving(Waiter):
         if self.peek:
             return RecvResult(position, stream.peek(self.count), more=True)
         data = stream.read(self.count, keep=self.offset is not None)
-        if socket.handle and stream.credit():
+        if socket.handle and stream.credit(socket.send.accepted):
             trace = self.context.trace_of(self.trace)
             self.context.tell(Credit(trace, socket.handle, stream.delivered, stream.limit))
         more = stream.waiting > 0 or stream.end is not None or socket.shut_read

@@ -18,7 +18,7 @@ PIECE = 65_536
 REPLAY = 1 << 20
 """Bytes already given to the program that can be asked for again."""
 CREDIT_STEP = 65_536
-"""Freed buffer after which TCP is given credit again; a quarter of a buffer smaller than four."""
+"""Bytes read after which TCP hears of it at the latest; a quarter of a buffer smaller than four."""
 
 _SMALL = 512
 _MERGED = 4096
@@ -28,16 +28,18 @@ class SendStream:
     """From the program to TCP.
 
     accepted: bytes taken from the program, which are also those handed to TCP; acked: those that
-    TCP has for good; limit: how far TCP takes them; size: the send buffer, for `used`.
+    TCP has for good; limit: how far TCP takes them; size: the send buffer, for `used`, as far as it
+    is known: TCP may let it grow, unless it is `fixed` by SO_SNDBUF.
     """
 
-    __slots__ = ("_retained", "_start", "accepted", "acked", "limit", "size")
+    __slots__ = ("_retained", "_start", "accepted", "acked", "fixed", "limit", "size")
 
     def __init__(self, size: int) -> None:
         self.accepted = 0
         self.acked = 0
         self.limit = 0
         self.size = size
+        self.fixed = False
         self._start = 0  # offset of the first retained chunk
         self._retained: deque[bytes] = deque()
 
@@ -69,6 +71,8 @@ class SendStream:
             raise DecodeError("credit_beyond_stream", f"{acked}, sent up to {self.accepted}")
         self.limit = max(self.limit, limit)
         self.acked = max(self.acked, acked)
+        if not self.fixed and limit - acked > self.size:
+            self.size = limit - acked
         retained = self._retained
         while retained and self._start + len(retained[0]) <= acked:
             self._start += len(retained.popleft())
@@ -88,13 +92,13 @@ class SendStream:
     def to_state(self) -> list:
         """For a snapshot."""
         kept = b"".join(self._retained)
-        return [self.accepted, self.acked, self.limit, self.size, self._start, kept]
+        return [self.accepted, self.acked, self.limit, self.size, self._start, kept, self.fixed]
 
     @classmethod
     def from_state(cls, state: list) -> SendStream:
         """From `to_state`."""
         stream = cls(state[3])
-        stream.accepted, stream.acked, stream.limit, _, stream._start, kept = state
+        stream.accepted, stream.acked, stream.limit, _, stream._start, kept, stream.fixed = state
         if kept:
             stream._retained.append(kept)
         return stream
@@ -104,19 +108,25 @@ class ReceiveStream:
     """From TCP to the program.
 
     received: bytes that came; delivered: bytes that the program took; end: where the peer ended
-    the stream, if it did; limit: the credit given; buffer: bytes that may wait.
+    the stream, if it did; limit: the credit given; buffer: bytes that may wait; step: bytes read
+    that TCP hears of at once; told: how far it has heard; answered: what the program had sent when
+    it last read.
     """
 
     __slots__ = (
-        "_head", "_queue", "_tail", "_tail_size", "buffer", "delivered", "end", "limit", "received"
+        "_head", "_queue", "_tail", "_tail_size", "answered", "buffer", "delivered", "end", "limit",
+        "received", "step", "told",
     )  # fmt: skip
 
-    def __init__(self, buffer: int, limit: int) -> None:
+    def __init__(self, buffer: int, limit: int, step: int = CREDIT_STEP) -> None:
         self.received = 0
         self.delivered = 0
         self.end: int | None = None
         self.limit = limit
         self.buffer = buffer
+        self.step = step
+        self.told = 0
+        self.answered = 0
         self._queue: deque[bytes] = deque()
         self._head = 0  # bytes of the first chunk that are gone
         self._tail: deque[bytes] = deque()
@@ -182,24 +192,35 @@ class ReceiveStream:
         while tail and self.delivered - self._tail_size + len(tail[0]) <= before:
             self._tail_size -= len(tail.popleft())
 
-    def credit(self) -> bool:
-        """Whether enough was read that TCP should hear of it; `limit` is the new credit then."""
-        limit = self.delivered + self.buffer
-        if limit - self.limit < min(CREDIT_STEP, self.buffer // 4):
+    def credit(self, sent: int | None = None) -> bool:
+        """Whether TCP should hear of what was read; `limit` is the new credit then.
+
+        When it is a good part; and when a program has read all there was and has sent nothing since
+        it read before. It does not answer, so TCP need not wait for an answer to acknowledge with
+        (Linux: tcp_cleanup_rbuf). sent: how much it has sent by now, None if it did not read.
+        """
+        limit = max(self.limit, self.delivered + self.buffer)
+        fresh = max(self.delivered - self.told, limit - self.limit)
+        all_read = sent is not None and sent == self.answered and fresh > 0 and not self.waiting
+        if sent is not None:
+            self.answered = sent
+        if fresh < min(self.step, self.buffer // 4) and not all_read:
             return False
-        self.limit = limit
+        self.limit, self.told = limit, self.delivered
         return True
 
     def to_state(self) -> list:
         """For a snapshot."""
         return [self.received, self.delivered, self.end, self.limit, self.buffer,
-                self.peek(self.waiting), b"".join(self._tail)]  # fmt: skip
+                self.peek(self.waiting), b"".join(self._tail),
+                self.step, self.told, self.answered]  # fmt: skip
 
     @classmethod
     def from_state(cls, state: list) -> ReceiveStream:
         """From `to_state`."""
         stream = cls(state[4], state[3])
-        stream.received, stream.delivered, stream.end, _, _, queue, tail = state
+        stream.received, stream.delivered, stream.end, _, _, queue, tail = state[:7]
+        stream.step, stream.told, stream.answered = state[7:]
         if queue:
             stream._queue.append(queue)
         if tail:

@@ -11,6 +11,8 @@ from plywire.messages import Accepted, Close, Connect, Credit, Data, End, Option
 from plywire.paths import Path
 from plywire.ports import Reservation
 from services.tcp import listener, options, user_calls
+from services.tcp.congestion import ALGORITHMS
+from services.tcp.info import tcp_info
 from services.tcp.listener import Listener
 from services.tcp.sender import push
 from services.tcp.states import PASSIVE_OPEN
@@ -97,3 +99,11 @@ class AppCalls(app_calls.AppCalls):
         if not tcb.cork:
             stack.disarm(tcb, CORK)
         push(stack, tcb, now)  # Nagle or a cork may have held something back
+
+    def about(self, handle: int, topic: str, now: int) -> dict[str, int | str]:
+        if topic == "congestion":
+            return dict.fromkeys(sorted(ALGORITHMS), 1)
+        tcb = self.stack.by_handle.get(handle)
+        if topic == "tcp_info":
+            return tcp_info(tcb, now) if tcb is not None else {}
+        return super().about(handle, topic, now)

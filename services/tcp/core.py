@@ -27,6 +27,7 @@ from plywire.wire.ipv4 import PROTOCOL_TCP
 from plywire.wire.tcp import decode
 from services.tcp import icmp_errors, listener, timeouts
 from services.tcp.app_calls import AppCalls
+from services.tcp.info import tcp_info
 from services.tcp.segment_arrives import segment_arrives
 from services.tcp.stack import Stack
 from services.tcp.states import LISTEN, SYN_RECEIVED
@@ -115,6 +116,7 @@ class TcpLayer:
                 "next": [stack.next_id, stack.next_handle, self._app.bind_seed],
                 "app_generation": stack.app_generation,
                 "cookies_until": stack.cookies_until,
+                "scarce": [stack.memory.scarce, stack.memory.used_up],
                 "counters": dict(stack.counters),
                 "out": [[to, message.KIND, list(message)] for to, message in stack.out],
             }
@@ -131,6 +133,7 @@ class TcpLayer:
         stack.app_generation = saved["app_generation"]
         stack.cookies_until = saved["cookies_until"]
         stack.counters.update(saved["counters"])
+        stack.memory.scarce, stack.memory.used_up = saved["scarce"]
         for row in saved["reservations"]:
             reservation = Reservation(*row)
             stack.ports.adopt(reservation)
@@ -143,6 +146,7 @@ class TcpLayer:
         for row in saved["connections"]:
             tcb = Tcb.from_state(row, stack.cfg)
             stack.enter(tcb)
+            stack.memory.held += tcb.held
             holder = stack.listeners.get(tcb.listener)
             if holder is not None and not tcb.accepted and tcb.handle:
                 waits = holder.embryonic if tcb.state == SYN_RECEIVED else holder.queue
@@ -153,7 +157,7 @@ class TcpLayer:
         stack.out = [Output(to, _message(kind, fields)) for to, kind, fields in saved["out"]]
 
     def describe(self, topic: str, now: int) -> object:
-        """`connections` (as `ss -tin`), `listeners`, `counters`."""
+        """`connections` (as `ss -tin`), `listeners`, `counters`, `memory`."""
         stack = self.stack
         if topic == "connections":
             timers: dict[int, dict[str, int]] = {}
@@ -166,6 +170,8 @@ class TcpLayer:
             established = sum(tcb.state in ("ESTABLISHED", "CLOSE-WAIT")
                               for tcb in stack.by_id.values())  # fmt: skip
             return {**stack.counters, "tcp_curr_estab": established}
+        if topic == "memory":
+            return stack.memory.state()
         raise KeyError(topic)
 
     # --- from ip ----------------------------------------------------------------------------------
@@ -218,7 +224,7 @@ def _describe(tcb: Tcb, timers: dict[str, int], now: int) -> dict[str, object]:
         "send_q": tcb.send_queue,
         "timers_ms": timers,
         **control,
-        "tcp_info": tcb.info(now),
+        "tcp_info": tcp_info(tcb, now),
     }
 
 

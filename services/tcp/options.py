@@ -86,10 +86,12 @@ def set_option(tcb: Tcb, name: str, value: int | str) -> None:
     """Set a socket option by Linux's name. One that is not TCP's business is passed over: app has
     refused what does not exist."""
     if name == "TCP_CONGESTION":
-        if value in ALGORITHMS and value != tcb.cc.name:
-            state = tcb.cc.cwnd, tcb.cc.ssthresh
-            tcb.cc = ALGORITHMS[value](state[0])
-            tcb.cc.ssthresh = state[1]
+        factory = ALGORITHMS.get(value)
+        chosen = factory(tcb.cc.cwnd) if factory is not None else tcb.cc
+        if chosen.name != tcb.cc.name:
+            chosen.ssthresh = tcb.cc.ssthresh
+            tcb.cc = chosen
+            tcb.undo = None  # the old one's memory means nothing to the new one
         return
     if not isinstance(value, int):
         return
@@ -97,6 +99,10 @@ def set_option(tcb: Tcb, name: str, value: int | str) -> None:
     if flag is not None:
         setattr(tcb, flag, value != 0)
         return
+    if name == "SO_RCVBUF":
+        tcb.rcv_ssthresh, tcb.rcv_locked = value, True
+        return
+    tcb.snd_locked |= name == "SO_SNDBUF"
     number = _NUMBERS.get(name)
     if number is not None:
         field, unit, low = number
@@ -120,7 +126,7 @@ _NUMBERS = {  # field, unit, the least that makes sense
     "TCP_KEEPCNT": ("keep_count", 1, 1),
     "TCP_SYNCNT": ("syn_count", 1, 1),
     "TCP_USER_TIMEOUT": ("user_timeout", 1_000_000, 0),
-    "TCP_LINGER2": ("linger2", _SECOND, 0),
+    "TCP_LINGER2": ("linger2", _SECOND, -1),
     "TCP_MAXSEG": ("maxseg", 1, 0),
     "IP_TOS": ("tos", 1, 0),
     "SO_SNDBUF": ("send_buffer", 1, 2048),

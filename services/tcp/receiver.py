@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plywire import seq
+from services.tcp.autotune import SCARCE, room
 from services.tcp.islands import repeated, store
 from services.tcp.sack import arrived_again, arrived_early
 from services.tcp.tcb import DELAYED_ACK, Tcb
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 def first_window(tcb: Tcb, mss: int, largest: int) -> int:
     """The window of a SYN: whole segments (Linux's 64,240 at an MSS of 1,460), not scaled."""
-    window = min(tcb.rcv_limit - tcb.rcv_offset, largest, 0xFFFF)
+    window = min(room(tcb, False), largest, 0xFFFF)
     return window // mss * mss if window >= mss else window
 
 
-def offer_window(tcb: Tcb) -> int:
+def offer_window(tcb: Tcb, scarce: bool) -> int:
     """The window field of the segment that is about to be sent; `rcv_wnd` becomes what it offers.
 
     Silly-window avoidance (RFC 9293 3.8.6.2.2, MUST-39): the right edge stays where it is until it
@@ -27,10 +28,11 @@ def offer_window(tcb: Tcb) -> int:
     scaling brings (RFC 7323 2.4): what was once offered is accepted all the same.
     """
     window = tcb.rcv_wnd
-    free = tcb.rcv_limit - tcb.rcv_offset
-    grow = free - window
+    grow = min(tcb.rcv_limit, tcb.rcv_acked + tcb.rcv_ssthresh) - tcb.rcv_offset - window
+    if scarce:
+        grow = room(tcb, True) - window
     if grow > 0 and (grow >= tcb.rcv_mss or 2 * grow >= tcb.rcv_buf):
-        window = free
+        window += grow
     field = window >> tcb.rcv_scale
     if field > 0xFFFF:
         field = 0xFFFF
@@ -40,22 +42,22 @@ def offer_window(tcb: Tcb) -> int:
     return field
 
 
-def window_opened(tcb: Tcb) -> bool:
+def window_opened(tcb: Tcb, tuned: bool = False, scarce: bool = False) -> bool:
     """Has the program read so much that the peer should hear of it at once? When the window would
-    be twice what it is, as Linux; and, as BSD, after two segments if that is much of the buffer:
-    every acknowledgement goes out before the program has read, and would keep the window of a small
-    buffer from ever being full."""
-    free = tcb.rcv_limit - tcb.rcv_offset
+    be twice what it is, as Linux; and, as BSD, after two segments if that is much of a buffer that
+    cannot grow: every acknowledgement goes out before the program has read, and would keep the
+    window of a small buffer from ever being full."""
+    free = min(room(tcb, scarce), 0xFFFF << tcb.rcv_scale)
     grow = free - tcb.rcv_wnd
     worth = grow >= tcb.rcv_mss or 2 * grow >= tcb.rcv_buf
-    scaled = min(free >> tcb.rcv_scale, 0xFFFF) << tcb.rcv_scale
+    scaled = free >> tcb.rcv_scale << tcb.rcv_scale
     return (
         worth
         and scaled > tcb.rcv_wnd
         and (
             scaled >= 2 * tcb.rcv_wnd
             or tcb.rcv_wnd < tcb.rcv_mss
-            or grow >= max(2 * tcb.rcv_mss, tcb.rcv_buf >> 4)
+            or (not tuned and grow >= max(2 * tcb.rcv_mss, tcb.rcv_buf >> 4))
         )
     )
 
@@ -108,6 +110,10 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
         acknowledge_quickly(stack, tcb)  # as Linux: the sender begins anew, or had a timeout
     tcb.last_data = now
     size = len(data)
+    if stack.memory.used_up and tcb.held >= SCARCE * tcb.rcv_mss:
+        stack.counters["tcp_rcvq_drop"] += 1  # Linux's TCPRcvQDrop: it will come again
+        tcb.ack_now = True
+        return
     if size > tcb.rcv_mss:
         tcb.rcv_mss = size
     again = repeated(tcb.islands, offset, offset + size) if tcb.islands else None
@@ -120,6 +126,8 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
         if again != (offset, offset + size):
             if store(tcb.islands, offset, data):
                 arrived_early(tcb, offset)
+                tcb.ooo_segs += 1
+                stack.memory.account(tcb)
             else:
                 stack.drop("too_many_islands", now)
         return

@@ -86,9 +86,9 @@ def _measure(tcb: Tcb, theirs: Options, found: Delivery, acked: int, flight: int
     if newest is not None and now > newest.delivered_at:
         # Linux's delivery rate: what arrived since this segment was sent, over the time it took.
         board = tcb.board
-        tcb.delivery_rate = (
-            (board.delivered - newest.delivered) * 1_000_000_000 // (now - newest.delivered_at)
-        )
+        rate = (board.delivered - newest.delivered) * 1_000_000_000 // (now - newest.delivered_at)
+        if not newest.app_limited or rate >= tcb.delivery_rate:
+            tcb.delivery_rate, tcb.rate_app_limited = rate, newest.app_limited
 
 
 def _grow(tcb: Tcb, acked: int, flight: int, now: int) -> None:

@@ -16,7 +16,7 @@ of 36 bytes (CVE-2019-11477 and its kin)."""
 _START = attrgetter("start")
 _RUN_END = itemgetter(1)
 _STATE = ("start", "end", "sent_at", "order", "sacked", "lost", "again", "ever", "delivered",
-          "delivered_at")  # fmt: skip
+          "delivered_at", "app_limited")  # fmt: skip
 _LISTS = ("runs", "segs")
 
 
@@ -37,6 +37,7 @@ class Sent:
         self.sacked = self.lost = self.again = self.ever = False
         self.delivered = delivered
         self.delivered_at = delivered_at
+        self.app_limited = False
 
 
 class Delivery:
@@ -65,11 +66,12 @@ class Scoreboard:
     timeout happened. sendings: how many transmissions there were. first_lost: nothing before it is
     to be sent again. runs: (start, end) of what lies side by side and was reported, so that a block
     that comes again is not walked again.
+    app_limited: until so much is delivered, rates measured are the program's and not the path's.
     """
 
-    __slots__ = ("again", "delivered", "delivered_at", "first_lost", "high_sacked", "lost", "mark",
-                 "nxt", "runs", "sacked", "sacked_count", "segs", "sendings", "to_send",
-                 "una")  # fmt: skip
+    __slots__ = ("again", "app_limited", "delivered", "delivered_at", "first_lost", "high_sacked",
+                 "lost", "mark", "nxt", "runs", "sacked", "sacked_count", "segs", "sendings",
+                 "to_send", "una")  # fmt: skip
 
     def __init__(self) -> None:
         self.segs: list[Sent] = []
@@ -81,6 +83,7 @@ class Scoreboard:
         self.runs: list[tuple[int, int]] = []
         self.high_sacked = 0
         self.mark = 0
+        self.app_limited = 0
         self.sendings = 0
         self.delivered = 0
         self.delivered_at = 0
@@ -99,7 +102,9 @@ class Scoreboard:
         if not self.segs:
             self.delivered_at = now
         self.sendings += 1
-        self.segs.append(Sent(start, end, now, self.sendings, self.delivered, self.delivered_at))
+        seg = Sent(start, end, now, self.sendings, self.delivered, self.delivered_at)
+        seg.app_limited = self.app_limited > 0
+        self.segs.append(seg)
         self.nxt = end
 
     def sent_again(self, seg: Sent, now: int) -> None:
@@ -113,6 +118,12 @@ class Scoreboard:
         self.sendings += 1
         seg.sent_at, seg.order = now, self.sendings
         seg.delivered, seg.delivered_at = self.delivered, self.delivered_at
+        seg.app_limited = self.app_limited > 0
+
+    def nothing_to_send(self) -> None:
+        """The program gives less than could be sent: so it stays until what is in flight is here
+        (tcp_rate_check_app_limited)."""
+        self.app_limited = max(self.delivered + self.pipe, 1)
 
     def in_flight_again(self) -> int:
         """How many retransmissions are in flight."""
@@ -178,6 +189,8 @@ class Scoreboard:
         if found.newly:
             self.delivered += found.newly
             self.delivered_at = now
+            if self.delivered > self.app_limited:
+                self.app_limited = 0
         newest = found.newest
         if newest is not None and not newest.ever:
             # Of all that it reports, the last sent is what let it come: the rest may have arrived

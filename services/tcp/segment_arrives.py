@@ -13,6 +13,8 @@ from plywire import seq
 from plywire.wire.tcp import ACK, FIN, RST, SYN, URG, Options, TcpHeader, parse_options
 from services.tcp import (
     acceptance,
+    autotune,
+    delack,
     ecn,
     islands,
     options,
@@ -68,6 +70,9 @@ def segment_arrives(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
         ):
             if header.flags & URG:
                 _check_urgent(stack, tcb, header)
+            if data and header.seq == tcb.rcv_nxt:
+                autotune.measure(tcb, theirs, len(data), now)
+                delack.data_arrived(tcb, len(data), now)
             _text(stack, tcb, header, data, now)
     if tcb.state != CLOSED:
         _answer(stack, tcb, now)
@@ -308,6 +313,7 @@ def _ack_of_syn(stack: Stack, tcb: Tcb, header: TcpHeader, ahead: int, now: int)
 
 def _established(stack: Stack, tcb: Tcb, event: str, now: int) -> None:
     stack.change(tcb, event, now)
+    autotune.established(stack, tcb, now)
     stack.say_opened(tcb)
     if tcb.keepalive:
         stack.arm(tcb, KEEPALIVE, now + tcb.keep_idle)
@@ -326,6 +332,7 @@ def _ack_of_fin(stack: Stack, tcb: Tcb, now: int) -> bool:
         stack.over_for_program(tcb)
         if tcb.released:
             user_calls.left_alone(stack, tcb, now)
+            return tcb.state != CLOSED
     elif state == CLOSING:
         stack.change(tcb, RCV_ACK_OF_FIN, now)
         _time_wait(stack, tcb, now)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.wire.tcp import Options
-from services.tcp import recovery, sack_recovery
+from services.tcp import autotune, chrono, recovery, sack_recovery
 from services.tcp.congestion import ALGORITHMS, initial_window
 from services.tcp.options import echoed_rtt
 from services.tcp.sack_recovery import FRTO_SECOND, retransmit_lost
@@ -61,7 +61,7 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
             mss -= _sack_length(tcb)
     elif 0 < tcb.dup_acks < 3 and tcb.snd_cursor == tcb.snd_nxt and not tcb.in_recovery:
         congestion += tcb.dup_acks * mss  # RFC 3042: limited transmit, new data only
-    held = fin = False
+    held = fin = rwnd_limited = False
     before = tcb.snd_nxt
     while (offset < end or offset == fin_offset) and len(board.segs) < MAX_SEGMENTS:
         length = min(end - offset, mss)
@@ -69,6 +69,7 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
         if length > room:
             # 3.8.6.2.1, condition 3: less than there is, if it is half of the largest window.
             if room <= 0 or not (override or 2 * room >= tcb.max_snd_wnd):
+                rwnd_limited = congestion - used >= length
                 break
             length = room
         if length > congestion - used:
@@ -90,6 +91,9 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
         retransmit_lost(stack, tcb, now)
     if sacked and tcb.snd_nxt != before:
         schedule(stack, tcb, now)
+    _waits_for(
+        tcb, rwnd_limited, offset >= end and tcb.snd_nxt != before and used < congestion, now
+    )
     if tcb.cork and not held:
         stack.disarm(tcb, CORK)
     if fin:
@@ -100,6 +104,18 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
         key = (tcb.id, PERSIST)
         if key not in stack.timers:
             stack.timers.set(key, now + tcb.rtt.rto)
+
+
+def _waits_for(tcb: Tcb, rwnd_limited: bool, starved: bool, now: int) -> None:
+    """Keep the clocks of TCP_INFO. starved: all was sent, and more would have been allowed: then it
+    is the send buffer that limits, if the app has used all its credit (tcp_cwnd_validate)."""
+    if rwnd_limited:
+        chrono.start(tcb, chrono.RWND_LIMITED, now)
+    else:
+        if tcb.chrono == chrono.RWND_LIMITED:
+            chrono.stop(tcb, chrono.RWND_LIMITED, now)
+        if starved and tcb.snd_buf.end >= tcb.told_limit > 0 and tcb.fin_offset < 0:
+            chrono.start(tcb, chrono.SNDBUF_LIMITED, now)
 
 
 def _held_back(stack: Stack, tcb: Tcb, now: int) -> bool:
@@ -170,6 +186,9 @@ def acknowledged(stack: Stack, tcb: Tcb, ack: int, theirs: Options, now: int) ->
         sack_recovery.on_ack(stack, tcb, theirs, count, flight, now)
     else:
         restart = recovery.on_new_ack(stack, tcb, count, flight, now)
+    autotune.grow_send(stack, tcb)
+    if ack == tcb.snd_nxt:
+        chrono.stop(tcb, chrono.BUSY, now)
     if ack == tcb.snd_nxt:
         stack.timers.cancel((tcb.id, RTO))  # RFC 6298 5.2
         if not len(buffer) and (tcb.fin_sent or tcb.fin_offset < 0):

@@ -42,6 +42,9 @@ from plywire.wire.tcp import (
     sack_option,
     timestamps_option,
 )
+from services.tcp import chrono
+from services.tcp.autotune import send_limit
+from services.tcp.memory import Memory
 from services.tcp.receiver import offer_window
 from services.tcp.sack import take_blocks
 from services.tcp.states import (
@@ -79,8 +82,8 @@ class Stack:
     __slots__ = (
         "app_generation", "by_handle", "by_id", "cfg", "codepoint", "connections",
         "cookies_until", "counters", "dirty", "host", "isn", "listeners", "listening",
-        "next_handle", "next_id", "now", "orphans", "out", "paths", "ports", "reservations",
-        "time_wait", "timers", "trace", "tracer", "waiting",
+        "memory", "next_handle", "next_id", "now", "orphans", "out", "paths", "ports",
+        "reservations", "time_wait", "timers", "trace", "tracer", "waiting",
     )  # fmt: skip
 
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
@@ -91,6 +94,7 @@ class Stack:
         self.now = 0  # when it came
         self.codepoint = 0  # ECN's two bits of the packet that brought the segment
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
+        self.memory = Memory(self.cfg.memory, self.counters)
         self.timers = Timers()
         self.out: list[Output] = []
         self.dirty: dict[int, Tcb] = {}  # connections whose app must be told something
@@ -152,6 +156,7 @@ class Stack:
         if listener is not None:
             listener.forget(tcb.id)
         self.dirty.pop(tcb.id, None)
+        self.memory.forget(tcb)
         self.orphans.pop(tcb.id, None)
         self.time_wait.pop(tcb.id, None)
         del self.connections[tcb.key]
@@ -248,7 +253,7 @@ class Stack:
         if flags & SYN:
             window = min(tcb.rcv_wnd, 0xFFFF)  # RFC 7323 2.2: the window of a SYN is never scaled
         else:
-            window = offer_window(tcb)
+            window = offer_window(tcb, self.memory.scarce)
             if tcb.ece_due and not flags & RST:
                 flags |= ECE  # RFC 3168 6.1.3: on all of them until CWR comes
             if tcb.ts_on:
@@ -274,7 +279,7 @@ class Stack:
         tcb.segs_out += 1
         if flags & ACK:
             tcb.ack_sent = tcb.rcv_nxt
-            tcb.ack_now = False
+            tcb.ack_now, tcb.ack_pushed = False, 0
             self.timers.cancel((tcb.id, DELAYED_ACK))
 
     def send_ack(self, tcb: Tcb) -> None:
@@ -306,7 +311,7 @@ class Stack:
     def say_opened(self, tcb: Tcb) -> None:
         """The connection is ESTABLISHED; how far the app may send."""
         tcb.opened = True
-        tcb.told_limit = tcb.snd_buf.start + tcb.send_buffer
+        tcb.told_limit = send_limit(self, tcb)
         tcb.told_acked = tcb.snd_buf.end
         self.tell(Opened(self.trace, tcb.handle, tcb.listener, tcb.local_address, tcb.local_port,
                          tcb.remote_address, tcb.remote_port, tcb.told_limit))  # fmt: skip
@@ -338,6 +343,7 @@ class Stack:
     def flush(self, tcb: Tcb) -> None:
         """Tell the app what is new: bytes in order, the end of the stream, credit."""
         self.dirty.pop(tcb.id, None)
+        self.memory.account(tcb)
         if not tcb.opened or not tcb.handle:
             if tcb.released or not tcb.handle:
                 tcb.pending.clear()
@@ -355,13 +361,15 @@ class Stack:
             if not tcb.released:
                 self.tell(End(trace, tcb.handle, tcb.rcv_offset))
         acked = tcb.snd_buf.end
-        limit = max(tcb.snd_buf.start + tcb.send_buffer, tcb.told_limit)
+        limit = send_limit(self, tcb)
         grown = limit - tcb.told_limit
         # Credit that only grows is saved up, unless the app may be waiting for it.
         step = tcb.send_buffer >> 2
         if acked != tcb.told_acked or grown >= step or (grown and tcb.told_limit - acked < step):
             tcb.told_acked, tcb.told_limit = acked, limit
             self.tell(Credit(trace, tcb.handle, acked, limit))
+            if grown:
+                chrono.stop(tcb, chrono.SNDBUF_LIMITED, self.now)
 
     def flush_all(self) -> None:
         """`flush` for every connection that is marked."""

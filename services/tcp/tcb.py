@@ -57,6 +57,7 @@ _FIELDS: dict[str, object] = {
     "snd_buf_seq": 0,  # sequence number of the send buffer's first byte
     "snd_small": 0,  # end of the last segment smaller than the MSS (Nagle as Minshall has it)
     "send_buffer": 0,  # its size
+    "snd_locked": False,  # the program has set it
     "fin_offset": -1,  # where the stream to send ends; -1: not known yet
     "fin_sent": False,
     "told_acked": 0, "told_limit": 0,  # the app's credit as last sent
@@ -68,12 +69,18 @@ _FIELDS: dict[str, object] = {
     "rcv_offset": 0,  # of rcv_nxt in the stream
     "rcv_limit": 0,  # the app's credit
     "rcv_acked": 0,  # what the program has read
+    "rcv_ssthresh": 0,  # the receive buffer: what may be offered beyond what was read
+    "rcv_locked": False,  # the program has set it
+    "rcv_rtt": 0, "rcv_rtt_at": 0, "rcv_rtt_end": 0, "rcv_tsecr": -1,  # services.tcp.autotune
+    "rcvq_space": 0, "rcvq_from": 0, "rcvq_time": 0,  # read in a round trip; this one's start
+    "held": 0,  # bytes that services.tcp.memory counts
     "rcv_mss": DEFAULT_MSS,  # the largest segment seen
     "rcv_fin": -1,  # offset of a FIN that came before its turn
     "rcv_ended": False,  # the peer's FIN was taken
     "told_end": False,  # and the app knows
     "ack_sent": 0,  # rcv_nxt in the last segment sent
     "ack_now": False,  # an acknowledgement is owed at once
+    "ack_pushed": 0, "pingpong": False,  # services.tcp.delack
     "quick_acks": 0,  # segments still acknowledged at once
     # --- timestamps (RFC 7323)
     "ts_on": False,  # both SYNs had the option
@@ -94,6 +101,7 @@ _FIELDS: dict[str, object] = {
     # retransmissions since, and the clock and SND.UNA (as an offset) at, the first one
     "undo_count": 0, "undo_at": 0, "undo_from": 0,
     "delivery_rate": 0,  # bytes a second
+    "rate_app_limited": False,  # measured while the program gave too little to send
     "dsack_dups": 0,
     "ato": 0,  # how long acknowledgements may be delayed
     "retries": 0,  # timeouts since the last progress
@@ -123,6 +131,8 @@ _FIELDS: dict[str, object] = {
     "syn_count": 0, "user_timeout": 0, "linger2": 0, "thin_linear": False,
     # --- totals
     "segs_in": 0, "segs_out": 0, "retransmits": 0, "bytes_acked": 0, "bytes_received": 0,
+    "data_segs_in": 0, "data_segs_out": 0, "bytes_sent": 0, "bytes_retrans": 0, "ooo_segs": 0,
+    "chrono": 0, "chrono_at": 0, "busy": 0, "rwnd_limited": 0, "sndbuf_limited": 0,
 }  # fmt: skip
 
 
@@ -139,7 +149,10 @@ class Tcb:
     def __init__(self, cfg: TcpConfig) -> None:
         for name, value in _FIELDS.items():
             setattr(self, name, value)
-        self.send_buffer = cfg.send_buffer
+        self.send_buffer, self.rcv_ssthresh = cfg.send_buffer, cfg.receive_buffer
+        if cfg.tune_buffers:
+            self.send_buffer = min(cfg.send_buffer_start, cfg.send_buffer)
+            self.rcv_ssthresh = min(cfg.receive_buffer_start, cfg.receive_buffer)
         self.quick_acks = cfg.quick_acks
         self.ato = cfg.delayed_ack
         self.keep_idle = cfg.keepalive_time
@@ -196,8 +209,8 @@ class Tcb:
 
     @property
     def rcv_buf(self) -> int:
-        """The size of the program's receive buffer, as its credit says."""
-        return self.rcv_limit - self.rcv_acked
+        """The size of the receive buffer: of what it was tuned to, and of the program's credit."""
+        return min(self.rcv_limit - self.rcv_acked, self.rcv_ssthresh)
 
     @property
     def send_queue(self) -> int:
@@ -270,51 +283,6 @@ class Tcb:
             "keepalive": int(self.keepalive),
             "released": int(self.released),
         }
-
-    def info(self, now: int) -> dict[str, int | str]:
-        """Linux's `struct tcp_info` by its names: times in microseconds, windows and counts of
-        unacked, sacked, lost and retrans in segments, rates in bytes a second."""
-        board = self.board
-        rtt = self.rtt
-        mss = self.snd_mss
-        return {
-            "state": self.state,
-            "ca_state": "Loss" if self.in_loss else "Recovery" if self.in_recovery
-            else "CWR" if self.in_cwr else "Disorder" if board.sacked else "Open",
-            "retransmits": self.retries,
-            "probes": self.probes,
-            "backoff": rtt.backoff,
-            "rto": rtt.rto // 1000,
-            "ato": self.ato // 1000,
-            "snd_mss": mss,
-            "rcv_mss": self.rcv_mss,
-            "unacked": self.in_flight,
-            "sacked": board.sacked_count,
-            "lost": sum(seg.lost for seg in board.segs),
-            "retrans": sum(seg.again for seg in board.segs),
-            "total_retrans": self.retransmits,
-            "last_data_sent": (now - self.last_send) // 1_000_000,
-            "last_data_recv": (now - self.last_data) // 1_000_000,
-            "pmtu": self.path_mtu,
-            "rtt": rtt.srtt // 1000,
-            "rttvar": rtt.rttvar // 1000,
-            "min_rtt": self.rack.min_rtt // 1000,
-            "snd_ssthresh": self.cc.ssthresh // mss,
-            "snd_cwnd": self.cc.cwnd // mss,
-            "reordering": 3 if not self.rack.reordering_seen else 3 + self.rack.reo_mult,
-            "rcv_space": self.rcv_buf,
-            "snd_wnd": self.snd_wnd,
-            "bytes_acked": self.bytes_acked,
-            "bytes_received": self.bytes_received,
-            "segs_out": self.segs_out,
-            "segs_in": self.segs_in,
-            "notsent_bytes": max(self.snd_buf.end - board.nxt, 0) if self.sack_ok else 0,
-            "delivery_rate": self.delivery_rate,
-            "delivered": board.delivered // mss,
-            "delivered_ce": self.delivered_ce,
-            "dsack_dups": self.dsack_dups,
-            "reord_seen": int(self.rack.reordering_seen),
-        }  # fmt: skip
 
     def to_state(self) -> list:
         """Everything that a successor needs, timers apart. Nothing may be pending."""

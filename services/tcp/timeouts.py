@@ -125,6 +125,7 @@ def _persist(stack: Stack, tcb: Tcb, now: int) -> None:
 
 def _delayed_ack(stack: Stack, tcb: Tcb, now: int) -> None:
     stack.counters["tcp_delayed_acks"] += 1
+    tcb.pingpong = False  # no answer came that it could ride on
     stack.send_ack(tcb)
 
 

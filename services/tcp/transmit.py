@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from plywire.wire.tcp import ACK, CWR, FIN, PSH, SYN
-from services.tcp import ecn
+from services.tcp import delack, ecn
 from services.tcp.options import syn_options
 from services.tcp.states import SYN_SENT
 from services.tcp.tcb import PERSIST, RTO, Tcb
@@ -48,6 +48,10 @@ def send_next(stack: Stack, tcb: Tcb, offset: int, length: int, fin: bool, now: 
             tcb.cwr_due = False
             flags |= CWR
     stack.send(tcb, flags, cursor, data, tos=tos)
+    if length:
+        delack.data_sent(tcb, now)
+        tcb.data_segs_out += 1
+        tcb.bytes_sent += length
     following = (cursor + length + fin) & _MASK
     tcb.snd_cursor = following
     if cursor == tcb.snd_nxt:
@@ -65,6 +69,7 @@ def send_next(stack: Stack, tcb: Tcb, offset: int, length: int, fin: bool, now: 
     else:
         if seq.gt(following, tcb.snd_nxt):
             tcb.snd_nxt = following
+        tcb.bytes_retrans += length
         _count_retransmission(stack, tcb)
     tcb.last_send = now
     key = (tcb.id, RTO)
@@ -90,6 +95,7 @@ def retransmit_first(stack: Stack, tcb: Tcb, now: int) -> int:
     fin = last and tcb.fin_sent
     flags = ACK | (FIN if fin else 0) | (PSH if last and length else 0)
     stack.send(tcb, flags, una, buffer.read(offset, length) if length else b"")
+    _count_data_again(tcb, length)
     tcb.last_send = now
     return (una + length + fin) & _MASK
 
@@ -115,6 +121,7 @@ def retransmit_segment(stack: Stack, tcb: Tcb, seg: Sent, now: int) -> None:
     if tcb.in_recovery:
         tcb.prr_out += length
     stack.send(tcb, flags, (tcb.snd_buf_seq + seg.start - buffer.start) & _MASK, data)
+    _count_data_again(tcb, length)
     tcb.last_send = now
     if not stack.armed(tcb, RTO):
         stack.arm(tcb, RTO, now + tcb.rtt.rto)
@@ -145,6 +152,13 @@ def probe(stack: Stack, tcb: Tcb, now: int) -> None:
         tcb.snd_cursor = tcb.snd_una
     tcb.rtt.timed_seq = None
     tcb.last_send = now
+
+
+def _count_data_again(tcb: Tcb, length: int) -> None:
+    if length:
+        tcb.data_segs_out += 1
+        tcb.bytes_sent += length
+        tcb.bytes_retrans += length
 
 
 def _count_retransmission(stack: Stack, tcb: Tcb) -> None:

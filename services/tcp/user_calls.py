@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from plywire import seq
 from plywire.isn import timestamp_offset
 from plywire.paths import Path
-from services.tcp import options, receiver
+from services.tcp import autotune, chrono, delack, options, receiver
 from services.tcp.sender import push
 from services.tcp.states import (
     ABORT,
@@ -44,7 +44,8 @@ def prepare(stack: Stack, tcb: Tcb, path: Path, limit: int, now: int) -> None:
     tcb.ts_offset = timestamp_offset(stack.isn.key, *tcb.key)
     tcb.snd_mss = options.effective_mss(tcb)
     tcb.rcv_limit = limit
-    tcb.rcv_scale = options.receive_scale(limit) if stack.cfg.window_scaling else 0
+    largest = max(limit, tcb.rcv_ssthresh)
+    tcb.rcv_scale = options.receive_scale(largest) if stack.cfg.window_scaling else 0
     tcb.rcv_wnd = receiver.first_window(
         tcb,
         options.local_mss(tcb) if stack.cfg.whole_segments else 1,
@@ -73,7 +74,11 @@ def send(stack: Stack, tcb: Tcb, offset: int, data: bytes, now: int) -> None:
     if not data:
         return
     tcb.trace = stack.trace
+    board = tcb.board
+    if tcb.sack_ok and end - board.nxt < tcb.snd_mss and board.pipe < tcb.cc.cwnd:
+        board.nothing_to_send()
     buffer.append(data)
+    chrono.start(tcb, chrono.BUSY, now)
     stack.mark(tcb)
     push(stack, tcb, now)
 
@@ -83,12 +88,17 @@ def receive(stack: Stack, tcb: Tcb, acked: int, limit: int, now: int) -> None:
     if acked > tcb.rcv_offset:
         stack.drop("credit_beyond_stream", now)
         return
-    tcb.rcv_acked = max(tcb.rcv_acked, acked)
-    if limit <= tcb.rcv_limit:
+    if acked <= tcb.rcv_acked and limit <= tcb.rcv_limit:
         return
-    tcb.rcv_limit = limit
-    if tcb.state in SYNCHRONIZED and not tcb.rcv_ended and receiver.window_opened(tcb):
-        stack.send_ack(tcb)
+    tcb.rcv_acked = max(tcb.rcv_acked, acked)
+    tcb.rcv_limit = max(tcb.rcv_limit, limit)
+    stack.memory.account(tcb)
+    autotune.program_has_read(stack, tcb, now)
+    if tcb.state in SYNCHRONIZED and not tcb.rcv_ended:
+        tuned = stack.cfg.tune_buffers and not tcb.rcv_locked
+        opened = receiver.window_opened(tcb, tuned, stack.memory.scarce)
+        if opened or delack.program_has_read(stack, tcb):
+            stack.send_ack(tcb)
 
 
 def shut(stack: Stack, tcb: Tcb, offset: int, now: int) -> None:
@@ -123,7 +133,12 @@ def close(stack: Stack, tcb: Tcb, offset: int, now: int) -> None:
 
 
 def left_alone(stack: Stack, tcb: Tcb, now: int) -> None:
-    """FIN-WAIT-2 and no program: a peer that never closes must not hold the block for ever."""
+    """FIN-WAIT-2 and no program: a peer that never closes must not hold the block for ever. With a
+    negative TCP_LINGER2 it does not even begin to (Linux: tcp_close, tcp_rcv_state_process)."""
+    if tcb.linger2 < 0:
+        stack.counters["tcp_abort_on_linger"] += 1
+        stack.end(tcb, ABORT, "", "no lingering", now, reset=True)
+        return
     stack.arm(tcb, LEFT_OVER, now + (tcb.linger2 or stack.cfg.fin_wait_2))
 
 

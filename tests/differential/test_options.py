@@ -92,6 +92,71 @@ def test_buffer_size_is_doubled(world, option):
     assert sock.getsockopt(socket.SOL_SOCKET, option) == 40_000
 
 
+def test_receive_buffer_of_a_new_socket(world):
+    """tcp_rmem; a kernel may have been told another one."""
+    sock = world.client_socket()
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 131_072
+
+
+def test_buffers_are_shown_as_they_have_grown(world):
+    client, served = world.pair()
+    before = served.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    served.setblocking(True)
+    client.setblocking(True)
+    for _ in range(40):
+        client.sendall(bytes(200_000))
+        assert len(served.recv(200_000, socket.MSG_WAITALL)) == 200_000
+    assert served.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > before
+
+
+def test_congestion_control_is_a_word(world):
+    sock = world.client_socket()
+    option = (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
+    sock.setsockopt(*option, b"reno")
+    assert sock.getsockopt(*option, 16) == b"reno".ljust(16, b"\0")
+    assert sock.getsockopt(*option, 4) == b"reno"
+    for wrong, number in ((b"nothing", errno.ENOENT), (b"", errno.EINVAL)):
+        with pytest.raises(OSError) as caught:
+            sock.setsockopt(*option, wrong)
+        assert caught.value.errno == number
+    assert sock.getsockopt(*option, 16).rstrip(b"\0") == b"reno"
+
+
+def test_congestion_control_of_a_listener_is_inherited(world):
+    option = (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
+    listener = world.listener()
+    listener.setsockopt(*option, b"reno")
+    client = world.client_socket()
+    client.connect(listener.getsockname())
+    served = world.accept(listener)
+    assert served.getsockopt(*option, 16).rstrip(b"\0") == b"reno"
+
+
+def test_tcp_info_of_a_connection(world):
+    """The front of struct tcp_info: state, and after 8 bytes rto, ato, snd_mss, ..."""
+    option = (socket.IPPROTO_TCP, socket.TCP_INFO)
+    assert world.client_socket().getsockopt(*option, 8)[0] == 7  # TCP_CLOSE
+    client, served = world.pair()
+    client.sendall(bytes(100_000))
+    served.settimeout(None)
+    assert len(served.recv(100_000, socket.MSG_WAITALL)) == 100_000
+    found = client.getsockopt(*option, 232)
+    assert (len(found), found[0]) == (232, 1)  # TCP_ESTABLISHED
+    fields = struct.unpack_from("=24I4Q6I4Q2I2Q", found, 8)
+    rto, snd_mss, bytes_acked = fields[0], fields[2], fields[26]
+    assert rto >= 200_000
+    assert snd_mss > 500
+    assert bytes_acked >= 100_000 - fields[4] * snd_mss
+    busy_time, rwnd_limited, sndbuf_limited = fields[35:38]
+    assert busy_time >= rwnd_limited + sndbuf_limited
+
+
+def test_tcp_info_cannot_be_set(world):
+    with pytest.raises(OSError) as caught:
+        world.client_socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    assert caught.value.errno == errno.ENOPROTOOPT
+
+
 def test_options_of_a_listener_are_inherited(world):
     listener = world.listener()
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -20,7 +20,7 @@ from plywire.errors import ConfigError
 from plywire.lab.child import UP
 from plywire.lab.rundir import LabError
 from plywire.lab.supervisor import Lab
-from plywire.messages import Barrier, Datagram, Fence, Hello, Segment
+from plywire.messages import SCHEMA, Barrier, Datagram, Fence, Hello, Segment
 from plywire.registry import find
 from plywire.runtime import config as places
 from plywire.runtime import program as programs
@@ -263,7 +263,7 @@ def test_it_lives_by_the_labs_clock(plywire):
 # --- what comes in that should not ----------------------------------------------------------------
 
 
-def batch(*rows: object, version: int = 1) -> bytes:
+def batch(*rows: object, version: int = SCHEMA) -> bytes:
     return msgpack.packb([version, *rows])
 
 
@@ -275,7 +275,7 @@ BAD_BATCHES = [
     (batch(SEGMENT) + b"\0", "batch_not_msgpack"),
     (msgpack.packb({"a": 1}), "batch_not_array"),
     (msgpack.packb([]), "batch_not_array"),
-    (batch(SEGMENT, version=2), "schema_version"),
+    (batch(SEGMENT, version=SCHEMA + 1), "schema_version"),
     (batch(*[SEGMENT] * 4097), "batch_not_msgpack"),
     (batch(7), "message_not_array"),
     (batch([]), "message_not_array"),

@@ -175,7 +175,7 @@ def test_garbage_on_a_pipe_is_counted_and_the_layer_goes_on(lab, stacks, role):
         pipe.connect(inbox(lab.directory, "h1", role, above))
         pipe.send(os.urandom(64))
         pipe.send(envelope.dump_state([99, []]))
-        pipe.send(envelope.dump_state([1, [48, 0, "x"], [16, 1], "?", [7777, 1]]))
+        pipe.send(envelope.dump_state([envelope.SCHEMA, [48, 0, "x"], [16, 1], "?", [7777, 1]]))
         pipe.send(b"\0" * (envelope.MAX_BATCH + 1))
 
     def counted():

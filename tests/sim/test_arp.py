@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from programs import SECOND, Program, connected, exchange, listener, socket, two_hosts
+from sim_programs import SECOND, Program, connected, exchange, listener, socket, two_hosts
 
 from plywire.errors import SocketError
 from plywire.lab.simulator import World

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import MS, Program, connected, exchange, two_hosts
+from sim_programs import MS, Program, connected, exchange, two_hosts
 
 from plywire.lab.simulator import World
 

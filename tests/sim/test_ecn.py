@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from programs import MS, Program, exchange, listener, socket, two_hosts
+from sim_programs import MS, Program, exchange, listener, socket, two_hosts
 
 from plywire.lab.simulator import Host, World
 from plywire.wire import ethernet, ipv4

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from programs import MS, SECOND, Program, connected, exchange, listener, two_hosts
+from sim_programs import MS, SECOND, Program, connected, exchange, listener, two_hosts
 
 from plywire.calls import Call
 from plywire.lab.simulator import Host, World

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from programs import SECOND, listener, socket
+from sim_programs import SECOND, listener, socket
 
 from plywire.lab.simulator import World
 from plywire.wire import ipv4, tcp

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from programs import SECOND, Program, connected, exchange, listener, socket
+from sim_programs import SECOND, Program, connected, exchange, listener, socket
 
 from plywire.errors import SocketError
 from plywire.lab.simulator import Host, World

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from programs import MS, SECOND, listener, socket, two_hosts
+from sim_programs import MS, SECOND, listener, socket, two_hosts
 
 from plywire.lab.simulator import Host, World
 from plywire.trace import Event, headers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from programs import MS, SECOND, Program, connected, exchange, listener, socket, two_hosts
+from sim_programs import MS, SECOND, Program, connected, exchange, listener, socket, two_hosts
 
 from plywire.lab.simulator import World
 from plywire.roles import LAYERS
@@ -67,12 +67,13 @@ def test_app_is_replaced_and_its_connections_go_on():
     assert interrupted.error.name == "EINTR"
     h1.send(client, b"after").result()
     assert world.wait(h2.recv(server, 100), limit=SECOND).data == b"after"
-    h2.send(server, UP).result()
+    sending = h2.send(server, UP)
     taken = b""
     while len(taken) < len(UP):
         taken += world.wait(h1.recv(client, 1 << 20), limit=SECOND).data
         h1.replace("app")
     assert taken == UP
+    assert sending.error is None
 
 
 @pytest.mark.parametrize("role", ["ip", "link"])

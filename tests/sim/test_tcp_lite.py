@@ -4,7 +4,7 @@ with each other, on wires that lose, double and reorder."""
 from __future__ import annotations
 
 import pytest
-from programs import MS, SECOND, Program, connected, exchange, listener, socket
+from sim_programs import MS, SECOND, Program, connected, exchange, listener, socket
 
 from plywire.lab.simulator import Host, World
 from plywire.trace import STATE
@@ -81,7 +81,7 @@ def test_a_reader_that_stops_for_minutes_and_goes_on(pair):
     world.wire("lan", delay=1 * MS)
     h1, h2 = hosts(world, pair, app={"receive_buffer": 8192}, tcp={"receive_buffer": 8192})
     client, server = connected(world, h1, h2)
-    h1.send(client, UP).result()
+    sending = h1.send(client, UP)
     world.advance(900 * SECOND)
     (row,) = h1.describe("tcp", "connections")
     assert row["state"] == "ESTABLISHED"
@@ -89,6 +89,7 @@ def test_a_reader_that_stops_for_minutes_and_goes_on(pair):
     while len(received) < len(UP):
         received += world.wait(h2.recv(server, 65_536), limit=300 * SECOND).data
     assert received == UP
+    sending.result()
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -98,7 +99,7 @@ def test_the_window_opens_and_the_word_of_it_is_lost(pair):
     wire = world.wire("lan", delay=1 * MS)
     h1, h2 = hosts(world, pair, app={"receive_buffer": 8192}, tcp={"receive_buffer": 8192})
     client, server = connected(world, h1, h2)
-    h1.send(client, UP).result()
+    sending = h1.send(client, UP)
     world.advance(20 * SECOND)
     wire.impair(loss=1.0)
     received = h2.recv(server, 65_536).result().data
@@ -107,6 +108,7 @@ def test_the_window_opens_and_the_word_of_it_is_lost(pair):
     while len(received) < len(UP):
         received += world.wait(h2.recv(server, 65_536), limit=300 * SECOND).data
     assert received == UP
+    sending.result()
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from programs import SECOND, Program, connected, exchange, listener, socket, two_hosts
+from sim_programs import SECOND, Program, connected, exchange, listener, socket, two_hosts
 
 from plywire.lab.simulator import World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from programs import MS, SECOND, Program, connected, exchange, listener, socket, two_hosts
+from sim_programs import MS, SECOND, Program, connected, exchange, listener, socket, two_hosts
 
 from plywire.lab.simulator import World
 
@@ -99,11 +99,12 @@ def test_a_reader_that_stops(tmp_path):
     with world.capture(path):
         h1, h2 = two_hosts(world, app={"receive_buffer": 16_384}, tcp={"receive_buffer": 16_384})
         client, server = connected(world, h1, h2)
-        h1.send(client, bytes(100_000)).result()
+        sending = h1.send(client, bytes(100_000))
         world.advance(600 * SECOND)
         taken = 0
         while taken < 100_000:
             taken += len(world.wait(h2.recv(server, 100_000), limit=SECOND).data)
+        sending.result()
     # window scaling rounds down, so that a window of 0 hides a few bytes of room (RFC 7323 2.4): a
     # probe's byte is taken, and tshark thinks that a probe never is
     unseen = ("ACKed segment that wasn't", "Previous segment(s) not captured")

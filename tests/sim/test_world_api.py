@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from programs import MS, SECOND, connected, listener, socket, two_hosts
+from sim_programs import MS, SECOND, connected, listener, socket, two_hosts
 
 from plywire.errors import ConfigError, SocketError
 from plywire.lab.simulator import World

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from programs import MS, SECOND, Program, exchange, listener, socket, two_hosts
+from sim_programs import MS, SECOND, Program, exchange, listener, socket, two_hosts
 
 from plywire.lab.simulator import World
 from plywire.seq import MOD

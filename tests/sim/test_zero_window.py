@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from programs import MS, SECOND, connected, two_hosts
+from sim_programs import MS, SECOND, connected, two_hosts
 
 from plywire.lab.simulator import Host, World
 from plywire.wire import ethernet, ipv4, tcp

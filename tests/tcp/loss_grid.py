@@ -95,7 +95,8 @@ def measure(cell: Cell, seed: int) -> tuple[float, float]:
     buffer = cell.buffer << 10
     size = effort(cell)[1] << 20
     options: dict[str, object] = {"delay": RTT // 2, "send_buffer": buffer,
-                                  "receive_buffer": buffer, "congestion": cell.control}  # fmt: skip
+                                  "receive_buffer": buffer, "congestion": cell.control,
+                                  "tune_buffers": False}  # fmt: skip
     pair = Pair(seed, loss=cell.loss / 100, **options | EXTRAS.get(cell.extra, {}))
     if cell.way == "data":
         pair.loss_back = 0.0

@@ -139,7 +139,7 @@ def test_connect_hands_address_credit_and_options_to_tcp():
     app.set_option(fd, "SO_LINGER", 5)
     call = app.connect(fd, PEER)
     (connect,) = app.heard()
-    assert connect == Connect(connect.trace, 2, H2, 80, 1 << 20, {"TCP_NODELAY": 1})
+    assert connect == Connect(connect.trace, 2, H2, 80, 3 << 20, {"TCP_NODELAY": 1})
     assert connect.trace != 0
     assert not call.done
     app.open(fd)

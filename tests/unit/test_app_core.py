@@ -211,7 +211,7 @@ def test_options_of_a_connection_are_told_to_tcp():
     told = app.heard()
     assert [(type(each), each.name, each.value) for each in told] == [
         (Option, "TCP_NODELAY", 1),
-        (Option, "TCP_LINGER2", 0),
+        (Option, "TCP_LINGER2", -1),
     ]
 
 
@@ -476,7 +476,7 @@ def test_a_connect_is_traced_from_the_call_to_its_return():
     assert app.events[0].fields == {"descriptor": fd, "address": "10.0.0.2:80"}
     assert app.events[1].before == {"descriptor": fd, "state": "CLOSED"}
     assert app.events[1].after["state"] == "SYN-SENT"
-    assert app.events[1].after["receive_limit"] == 1 << 20
+    assert app.events[1].after["receive_limit"] == 3 << 20
     assert app.events[3].fields["error"] == "ECONNREFUSED"
 
 

@@ -299,18 +299,45 @@ def test_a_cancelled_recv_takes_nothing():
 def test_credit_is_given_when_a_good_part_was_read_and_not_for_each_byte():
     app = Program()
     fd = app.connected()
+    step = PIECE // 4  # a quarter of the buffer that TCP begins with
     app.data(fd, bytes(PIECE))
-    app.recv(fd, PIECE - 1).result()
+    app.recv(fd, step - 1).result()
     assert app.heard() == []
     app.recv(fd, 1).result()
     (credit,) = app.heard()
-    assert (type(credit), credit.acked, credit.limit) == (Credit, PIECE, MIB + PIECE)
+    assert (type(credit), credit.acked, credit.limit) == (Credit, step, 3 * MIB + step)
+
+
+def test_credit_is_given_when_a_program_that_does_not_answer_has_read_all():
+    app = Program()
+    fd = app.connected()
+    app.data(fd, b"abcdef")
+    app.recv(fd, 5).result()
+    assert app.heard() == []
+    app.recv(fd, 1).result()
+    (credit,) = app.heard()
+    assert (credit.acked, credit.limit) == (6, 3 * MIB + 6)
+
+
+def test_a_program_that_answers_gives_no_credit_for_what_it_answers():
+    """The acknowledgement will ride on the answer; the first question of a second pair will not."""
+    app = Program()
+    fd = app.connected()
+    app.send(fd, b"question").result()
+    app.heard()
+    app.data(fd, b"answer")
+    app.recv(fd, 100).result()
+    assert app.heard() == []
+    app.data(fd, b"and one more")
+    app.recv(fd, 100).result()
+    (credit,) = app.heard()
+    assert credit.acked == len(b"answerand one more")
 
 
 def test_a_reader_that_stops_gives_no_credit_and_data_beyond_it_is_dropped():
     app = Program()
     fd = app.connected()
-    for _ in range(16):
+    for _ in range(48):
         app.data(fd, bytes(PIECE))
     assert app.heard() == []
     app.data(fd, b"x")
@@ -346,7 +373,7 @@ def test_the_credit_of_an_incoming_connection_is_completed():
     fd = app.listening()
     app.comes_in(fd)
     (credit,) = app.heard()
-    assert (credit.acked, credit.limit) == (0, MIB)
+    assert (credit.acked, credit.limit) == (0, 3 * MIB)
 
 
 # --- the ends of a connection ---------------------------------------------------------------------

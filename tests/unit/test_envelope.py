@@ -29,6 +29,7 @@ from plywire.messages import (
     Option,
     Paths,
     Rows,
+    Scalar,
     Segment,
     Text,
 )
@@ -46,6 +47,9 @@ def of(spec: object) -> st.SearchStrategy:
         return st.text(st.characters(exclude_categories=["Cs"]), max_size=spec.high)
     if isinstance(spec, Rows):
         return st.lists(st.tuples(*map(of, spec.fields)), max_size=4).map(tuple)
+    if isinstance(spec, Scalar):
+        words = st.text(st.characters(exclude_categories=["Cs"]), max_size=spec.length)
+        return st.integers(spec.low, spec.high) | words
     assert isinstance(spec, Map)
     numbers = st.integers(-(2**63), 2**64 - 1)
     return st.dictionaries(st.text(max_size=64), numbers | st.text(max_size=200), max_size=5)
@@ -116,7 +120,7 @@ def test_kinds_are_told_apart():
 # --- what is wrong with a batch -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schema", [0, 2, -1, "1", 1.0, True, None, [1]])
+@pytest.mark.parametrize("schema", [0, 1, SCHEMA + 1, -1, "1", 1.0, True, None, [1]])
 def test_other_versions_are_refused_whole(schema):
     assert decode(batch(row(GOOD), schema=schema))[0] == []
     assert reasons(batch(row(GOOD), schema=schema)) == ["schema_version"]

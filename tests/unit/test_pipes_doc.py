@@ -25,6 +25,7 @@ TYPE_NAMES = {
     messages.Name: "name",
     messages.Words: "words",
     messages.Endpoint: "endpoint",
+    messages.Setting: "setting",
     messages.Settings: "settings",
     messages.PathRows: "rows",
     messages.MemberRows: "rows",

@@ -184,7 +184,7 @@ def test_nothing_is_traced_until_somebody_subscribes(bench):
         events += [Event(*row) for row in rows]
     assert [(event.what, event.direction) for event in events] == [("in", "down"), ("out", "up")]
     assert {event.trace for event in events} == {7}
-    assert events[0].fields == {"handle": 42}
+    assert events[0].fields == {"handle": 42, "topic": ""}
     assert events[0].boundary == "app/tcp"
     assert events[0].time <= events[1].time
     socket.close(0)

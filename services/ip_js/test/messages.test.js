@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { encode } from "@msgpack/msgpack";
 
-import { HELLO, MAX_BATCH, SEGMENT, decodeBatch, encodeBatch, pack, unpack } from "../messages.js";
+import { HELLO, MAX_BATCH, SCHEMA, SEGMENT, decodeBatch, encodeBatch, pack, unpack } from "../messages.js";
 
 const BIG = { useBigInt64: true };
 const FOUR = Buffer.from([10, 0, 0, 1]);
@@ -20,13 +20,13 @@ test("a batch comes back as it was", () => {
 test("small numbers may be written long", () => {
   const row = ROW.map((value) => (typeof value === "number" && value !== SEGMENT
     ? BigInt(value) : value));
-  const { messages } = decodeBatch(encode([1, row], BIG));
+  const { messages } = decodeBatch(encode([SCHEMA, row], BIG));
   assert.equal(messages[0].protocol, 6);
   assert.equal(messages[0].ttl, 64);
 });
 
 test("every byte string is a batch or is refused, and none throws", () => {
-  const good = encode([1, ROW, [HELLO, 0, "tcp", 7, 0]], BIG);
+  const good = encode([SCHEMA, ROW, [HELLO, 0, "tcp", 7, 0]], BIG);
   for (let at = 0; at < good.length; at += 1) {
     for (const bits of [1, 0x80, 0xff]) {
       const damaged = Buffer.from(good);
