@@ -15,7 +15,7 @@ test: $(STAMP) $(if $(shell command -v npm),$(NODE))
 	$(BIN)/python -m pytest
 
 soak: $(STAMP)
-	PLYWIRE_SOAK=1 $(BIN)/python -m pytest -s tests/process/test_lab_swap.py
+	PLYWIRE_SOAK=1 $(BIN)/python -m pytest -s tests/process/test_lab_swap.py tests/process/test_lab_survive.py
 	PLYWIRE_SOAK=1 $(BIN)/python -m pytest tests/live/test_lossy_kernel.py
 
 bench: $(STAMP)

@@ -13,67 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from benchmarks import chain, rpc
+from benchmarks import chain, rpc, survival
+from benchmarks.measure import cpu_seconds, measure_bulk, measure_connect, percentile
 from benchmarks.workload import PAUSE
 from plywire.lab.supervisor import Lab
 
 CONNECT_HOPS = 12
 """SYN down four layers and up four, SYN+ACK back: what a connect() must cross."""
-
-
-@contextmanager
-def program(*arguments: str, wait: bool) -> Iterator[subprocess.Popen]:
-    """A process of benchmarks.workload; with wait, one that has said that it is ready."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.workload", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        if wait and process.stdout.readline() != "ready\n":
-            raise click.ClickException(f"the program {arguments[0]} did not start")
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def percentile(times: list[float], share: float) -> float:
-    return times[min(len(times) - 1, int(len(times) * share))]
-
-
-def measure_connect(lab: Lab, count: int) -> dict[str, float]:
-    with (
-        program("accept", lab.target("h2"), "7001", wait=True),
-        program("connect", lab.target("h1"), "10.0.0.2", "7001", str(count), wait=False) as client,
-    ):
-        times = json.loads(client.stdout.readline())["times"]
-    return {"p50": percentile(times, 0.5), "p99": percentile(times, 0.99)}
-
-
-def measure_bulk(lab: Lab, size: int) -> float:
-    """Bytes a second, host to host, as the receiving program counts them."""
-    with (
-        program("receive", lab.target("h2"), "7002", wait=True) as receiver,
-        program("send", lab.target("h1"), "10.0.0.2", "7002", str(size), wait=False),
-    ):
-        result = json.loads(receiver.stdout.readline())
-    return result["bytes"] / result["seconds"]
-
-
-def cpu_seconds(pids: list[int]) -> float:
-    """User and system time of processes so far."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def measure_idle(lab: Lab, seconds: float) -> float:
@@ -132,12 +82,15 @@ def main(connects: int, megabytes: int, path: str | None) -> None:
     click.echo(f"{'what':12} {'plywire':>16}  {'floor':34} {'':>12} {'ratio':>8}  goal")
     for what, mine, name, floor, ratio, goal in rows:
         click.echo(f"{what:12} {mine:>16}  {name:34} {floor:>12} {ratio:>8}  {goal}")
+    cost = survival.compare(3, 200, 30)
+    survival.report(cost)
     if path:
         figures = {
             "connect_p50_s": connect["p50"], "connect_p99_s": connect["p99"],
             "floor_p50_s": floor50, "floor_p99_s": floor99, "bulk_bytes_per_s": bulk,
             "chain_single_bytes_per_s": single, "chain_batched_bytes_per_s": batched,
             "idle_core_share": idle, "up_s": up,
+            "survival": {what: {"without": a, "with": b} for what, (a, b) in cost.items()},
         }  # fmt: skip
         Path(path).write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -42,6 +42,31 @@ def accept(target: str, port: str) -> dict:
             server.accept()[0].close()
 
 
+def ask(target: str, address: str, port: str, count: str) -> dict:
+    """Send a byte and wait for it to come back, again and again: seconds of each time."""
+    times = []
+    with Stack(target) as stack, stack.create_connection((address, int(port))) as sock:
+        sock.setsockopt(6, 1, 1)  # TCP_NODELAY
+        for index in range(int(count) + 20):
+            start = time.perf_counter()
+            sock.sendall(b"?")
+            sock.recv(1)
+            if index >= 20:
+                times.append(time.perf_counter() - start)
+    return {"times": times}
+
+
+def echo(target: str, port: str) -> dict:
+    """Send back what comes, one connection after the other."""
+    with Stack(target) as stack, stack.create_server(("", int(port))) as server:
+        print("ready", flush=True)
+        while True:
+            sock, _ = server.accept()
+            with sock:
+                while data := sock.recv(1000):
+                    sock.sendall(data)
+
+
 def send(target: str, address: str, port: str, size: str) -> dict:
     """Send `size` bytes on one connection and wait until the peer has closed."""
     data = bytes(PIECE)

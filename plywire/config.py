@@ -427,6 +427,7 @@ TIMES = frozenset(
     {
         "rto_initial", "rto_min", "rto_max", "delayed_ack", "time_wait", "fin_wait_2",
         "keepalive_time", "keepalive_interval", "reassembly_timeout", "arp_retry", "arp_lifetime",
+        "user_timeout_low", "user_timeout_high",
     }
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from plywire.calls import Call
 from plywire.messages import Message
@@ -72,6 +72,21 @@ class Askable(Protocol):
     def ask(self, verb: str, arguments: list, now: int) -> Call:
         """Begin; the call is answered in time. Raises KeyError for an unknown verb, ValueError
         for arguments that cannot be."""
+
+
+class Survivor(Protocol):
+    """A layer may also keep what it has promised where its own death does not reach."""
+
+    def keep_in(
+        self, store: Any, now: int, say: Callable[[str], object], restored: bool = False
+    ) -> dict[Role, int]:
+        """Keep it in `store` (`services.tcp.region.Store`) from now on, always before `outputs`
+        hands out what depends on it; called before anything is received.
+
+        What a predecessor has left there is taken up, unless this layer was `restored` from its
+        snapshot: then it is its own already. say: a line for the log. Returns the neighbours, with
+        their generation, that may go on with this layer as with the one before.
+        """
 
 
 Factory = Callable[["HostConfig", random.Random, "Tracer"], Layer]

@@ -131,6 +131,19 @@ class Fence(NamedTuple):
     token: U64
 
 
+class Kept(NamedTuple):
+    """This process has what the one before it had with the neighbour: said in front of a Hello.
+
+    generation: this process's, as in that Hello; neighbour: of the neighbour's process that the one
+    before knew. When it is that one, nothing is forgotten, and both say again what may be lost.
+    """
+
+    KIND = 4
+    trace: U64
+    generation: U64
+    neighbour: U64
+
+
 # --- ip <-> link ----------------------------------------------------------------------------------
 
 FLAG_BROADCAST = 1
@@ -468,9 +481,9 @@ class BarrierDone(NamedTuple):
 
 
 Message = (
-    Hello | Barrier | Fence | Datagram | NeighbourFailed | Interface | Segment | PacketError | Paths
-    | Bind | Bound | Listen | Connect | Opened | Accepted | Close | Closed | Option | Query | Info
-    | Data | Credit | End | Frame | Join | Members | Leave
+    Hello | Barrier | Fence | Kept | Datagram | NeighbourFailed | Interface | Segment | PacketError
+    | Paths | Bind | Bound | Listen | Connect | Opened | Accepted | Close | Closed | Option | Query
+    | Info | Data | Credit | End | Frame | Join | Members | Leave
     | BarrierDone
 )  # fmt: skip
 

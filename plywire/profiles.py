@@ -46,12 +46,16 @@ class TcpConfig:
     sack: bool = True
     rack: bool = True  # losses are found by time (RFC 8985); else by RFC 6675's count
     frto: bool = True
+    user_timeout_option: bool = False  # RFC 5482 3.1: ENABLED, and its two limits
+    user_timeout_low: int = 100 * SECOND
+    user_timeout_high: int = 86_400 * SECOND
     thin_linear_timeouts: bool = False  # no back-off where little is in flight (TCP_THIN_...)
     whole_segments: bool = True  # the first window is a multiple of the MSS
     option_order: str = "linux"  # of a SYN: MSS, SACK, timestamps, scale; bsd has scale second
     syn_cookies: bool = True  # when the queue of handshakes is full (RFC 4987)
     backlog_max: int = 4096
     max_connections: int = 65_536  # TIME-WAIT counts; its oldest one makes room for a new one
+    survive: bool = True  # connections are kept where kill -9 of this layer does not reach
     max_orphans: int = 1024  # closed by their program, and not ended: the oldest one is reset
     congestion: str = "cubic"
     ecn: str = "passive"  # RFC 3168: off, passive (when the peer asks), on (ask as well)

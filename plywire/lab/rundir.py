@@ -62,8 +62,11 @@ class Claim:
         """Remove all files but locks that are held, what belongs to who holds them, and ours."""
         held = tuple(f"{name}." for name in _held(self.directory))
         for path in self.directory.iterdir():
-            keep = path.name == LOCK or path.is_dir() or path.name.startswith(held)
-            if not keep:
+            if path.name == LOCK or path.name.startswith(held):
+                continue
+            if path.name.endswith(".region"):
+                shutil.rmtree(path, ignore_errors=True)
+            elif not path.is_dir():
                 path.unlink(missing_ok=True)
 
 

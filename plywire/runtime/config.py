@@ -80,6 +80,11 @@ def control_endpoint(directory: Path | str, host: str, role: Role) -> str:
     return _ipc(directory, f"{host}.{role}.control")
 
 
+def region(directory: Path | str, host: str, role: str) -> Path:
+    """Where a layer keeps what must outlive its process."""
+    return Path(directory) / f"{host}.{role}.region"
+
+
 def handover_endpoint(directory: Path | str, host: str, role: Role, pid: int) -> str:
     """The endpoint at which one process of a layer, by pid, is led through an exchange."""
     return _ipc(directory, f"{host}.{role}.swap-{pid}")

@@ -17,7 +17,7 @@ import zmq
 
 from plywire import envelope
 from plywire.errors import ConfigError
-from plywire.messages import Fence, Hello, Message
+from plywire.messages import Fence, Hello, Kept, Message
 from plywire.roles import Role
 from plywire.runtime.lock import Lock
 
@@ -138,7 +138,8 @@ class Pipe:
 
     A neighbour that is being exchanged asks for a fence first: what is to be sent to it then waits
     for its successor, on a packet boundary too. known: what `to_state` of the predecessor's pipe
-    said, when this process takes over from one.
+    said, when this process takes over from one. kept: the generation of the neighbour, when this
+    process has recovered what a predecessor that died had with it.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class Pipe:
         lossless: bool,
         counters: Counter[str],
         known: Sequence[int | None] = (None, None),
+        kept: int | None = None,
     ) -> None:
         self.neighbour = neighbour
         self.inbox = Inbox(context, inbox, counters)
@@ -167,6 +169,8 @@ class Pipe:
         self._held_until: int | None = None
         self._keep = False  # a packet boundary that keeps its order: from a fence on
         self._hello = Hello(0, role, generation, 0)
+        self._kept = [] if kept is None else [Kept(0, generation, kept)]
+        self._recovered: Kept | None = None  # as the neighbour said it
         self._ask_again_at: int | None = None
         self._pause = _ASK_AGAIN
         self._lossless = lossless
@@ -194,10 +198,16 @@ class Pipe:
         for message in messages:
             if type(message) is Hello:
                 if self._met(message):
+                    kept = self._recovered
+                    mine = Kept(0, message.generation, self._hello.generation)
+                    if kept is not None and kept[1:] == mine[1:]:
+                        arrived.append(kept)
                     arrived += [message, *self._early]
                     self._early.clear()
             elif type(message) is Fence:
                 self._on_fence(message)
+            elif type(message) is Kept:
+                self._recovered = message
             elif self._known or not self._lossless:
                 arrived.append(message)
             elif len(self._early) < _EARLY_MAX:
@@ -300,7 +310,7 @@ class Pipe:
         self.outlet.close()
 
     def _ask(self) -> None:
-        self._waiting.append(self._hello)
+        self._waiting += [*self._kept, self._hello]
         self._ask_again_at = time.monotonic_ns() + self._pause
 
     def _on_fence(self, fence: Fence) -> None:
@@ -337,7 +347,7 @@ class Pipe:
             if not hello.reply:
                 self._ask()
         if not hello.reply:
-            self._waiting.append(self._hello._replace(reply=1))
+            self._waiting += [*self._kept, self._hello._replace(reply=1)]
             self.flush()
             return False
         self._ask_again_at = None
@@ -352,5 +362,6 @@ class Pipe:
             self.counters[f"drop_{self.neighbour}_away_or_full"] += len(list(messages))
 
 
-_OWN = frozenset({Hello, Fence})
-"""Messages between pipes: cores see a Hello that is news, and nothing else of them."""
+_OWN = frozenset({Hello, Fence, Kept})
+"""Messages between pipes: cores see a Hello that is news, with the Kept in front of it if it is
+true, and nothing else of them."""

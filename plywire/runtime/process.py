@@ -13,6 +13,7 @@ import gc
 import logging
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -37,6 +38,7 @@ from plywire.runtime.lock import Held, Lock, holder
 from plywire.runtime.observer import Control, Publisher
 from plywire.runtime.pipe import Pipe
 from plywire.runtime.shell import Port, Shell
+from plywire.runtime.store import FileStore
 from plywire.trace import Tracer
 
 EXIT_OK = 0
@@ -177,13 +179,25 @@ def _run(
             leader.close()
             return EXIT_OK
         lock = Lock(_lock_path(directory, host.name, role))
+    kept = _keep(layer, places.region(directory, host.name, role), clock, successor)
     shell: Shell | None = None
     heartbeat: Heartbeat | None = None
     try:
         taken = (successor and successor.taken) or {"pipes": {}, "ports": {}}
         generation = taken.get("generation") or random.SystemRandom().getrandbits(63) | 1
         shell = _shell(
-            role, host, layer, spec, tracer, context, directory, clock, verbs, generation, taken
+            role,
+            host,
+            layer,
+            spec,
+            tracer,
+            context,
+            directory,
+            clock,
+            verbs,
+            generation,
+            taken,
+            kept,
         )
         shell.hand_over_by(Handover(leader, shell, spec, generation))
         open_ports = devices(spec) or open_ports
@@ -219,6 +233,24 @@ def _run(
     return EXIT_OK
 
 
+def _keep(
+    layer: Layer, place: Path, clock: LabClock, successor: Successor | None
+) -> Mapping[Role, int]:
+    """Let the layer keep what must outlive it, if it is one that can. Returns the neighbours, with
+    their generation, that may go on with it as with a predecessor that died."""
+    if not hasattr(layer, "keep_in"):
+        shutil.rmtree(place, ignore_errors=True)  # it would be out of date for whoever comes next
+        return {}
+    try:
+        store = FileStore(place)
+    except OSError as error:
+        layer.counters["region_no_room"] += 1
+        log.warning("connections would not survive this process: %s", error)
+        return {}
+    restored = successor is not None and successor.taken is not None
+    return layer.keep_in(store, clock.now(), log.warning, restored)
+
+
 def _program(
     role: Role, host: HostConfig, spec: str, found: Program, arguments: argparse.Namespace
 ) -> int:
@@ -238,6 +270,7 @@ def _program(
         leading.term()
         if not turn:
             return EXIT_OK
+    shutil.rmtree(places.region(directory, host.name, role), ignore_errors=True)  # as in _keep
     told = program.settings(role, host, directory, spec, arguments.supervised)
     return program.become(found, told)
 
@@ -269,6 +302,7 @@ def _shell(
     extra: Mapping[str, Verb],
     generation: int,
     taken: Mapping[str, Any],
+    kept: Mapping[Role, int],
 ) -> Shell:
     pipes = {
         neighbour: Pipe(
@@ -281,6 +315,7 @@ def _shell(
             bool({(role, neighbour), (neighbour, role)} & LOSSLESS),
             layer.counters,
             taken["pipes"].get(neighbour, (None, None)),
+            kept.get(neighbour),
         )
         for neighbour in neighbours(role)
     }

@@ -24,6 +24,7 @@ OPTION_WINDOW_SCALE = 3
 OPTION_SACK_PERMITTED = 4
 OPTION_SACK = 5
 OPTION_TIMESTAMPS = 8
+OPTION_USER_TIMEOUT = 28
 
 BIT_WIDTHS = (
     ("src_port", 16),
@@ -65,7 +66,7 @@ class TcpHeader(NamedTuple):
 class Options(NamedTuple):
     """Options by name; None (or False, or empty) when absent.
 
-    sack: pairs (left edge, right edge); timestamps: (TSval, TSecr).
+    sack: pairs (left edge, right edge); timestamps: (TSval, TSecr); user_timeout: seconds.
     """
 
     mss: int | None = None
@@ -73,6 +74,7 @@ class Options(NamedTuple):
     sack_permitted: bool = False
     sack: tuple[tuple[int, int], ...] = ()
     timestamps: tuple[int, int] | None = None
+    user_timeout: int | None = None
 
 
 NO_OPTIONS = Options()
@@ -131,7 +133,7 @@ def parse_options(data: bytes) -> Options:
         return NO_OPTIONS
     if len(data) == 12 and data[:4] == _STAMPS_HEAD:  # what nearly every segment has
         return Options(None, None, False, (), _STAMPS.unpack(data))
-    mss = window_scale = timestamps = None
+    mss = window_scale = timestamps = user_timeout = None
     sack_permitted = False
     sack: tuple[tuple[int, int], ...] = ()
     index, end = 0, len(data)
@@ -158,9 +160,12 @@ def parse_options(data: bytes) -> Options:
         elif kind == OPTION_SACK and length > 2 and (length - 2) % 8 == 0:
             edges = struct.unpack(f"!{(length - 2) // 4}I", body)
             sack = tuple(zip(edges[::2], edges[1::2], strict=True))
-        elif kind <= OPTION_SACK or kind == OPTION_TIMESTAMPS:
+        elif kind == OPTION_USER_TIMEOUT and length == 4:
+            value = int.from_bytes(body, "big")
+            user_timeout = (value & 0x7FFF) * (60 if value & 0x8000 else 1)
+        elif kind <= OPTION_SACK or kind in (OPTION_TIMESTAMPS, OPTION_USER_TIMEOUT):
             raise DecodeError("tcp_bad_option_length", f"kind {kind}, length {length}")
-    return Options(mss, window_scale, sack_permitted, sack, timestamps)
+    return Options(mss, window_scale, sack_permitted, sack, timestamps, user_timeout)
 
 
 def build_options(options: Options, order: str = "linux") -> bytes:
@@ -184,12 +189,20 @@ def build_options(options: Options, order: str = "linux") -> bytes:
         parts.append(bytes((OPTION_NOP, OPTION_WINDOW_SCALE, 3, options.window_scale)))
     if options.sack:
         parts.append(sack_option(options.sack))
+    if options.user_timeout is not None:
+        parts.append(user_timeout_option(options.user_timeout))
     return b"".join(parts)
 
 
 def timestamps_option(tsval: int, tsecr: int) -> bytes:
     """The option alone, laid out as RFC 7323 appendix A recommends: 12 bytes."""
     return _STAMPS_HEAD + _STAMPS.pack(tsval, tsecr)[4:]
+
+
+def user_timeout_option(seconds: int) -> bytes:
+    """The option alone (RFC 5482 section 3): up to 32,767 s in seconds, then in minutes."""
+    value = seconds if seconds <= 0x7FFF else 0x8000 | min(-(-seconds // 60), 0x7FFF)
+    return bytes((OPTION_USER_TIMEOUT, 4)) + value.to_bytes(2, "big")
 
 
 def sack_option(blocks: Sequence[tuple[int, int]]) -> bytes:

@@ -69,7 +69,9 @@ class Context:
         self.cause = 0
         self.table = Descriptors(host.app.max_descriptors)
         self.handles: dict[int, Socket] = {}
-        self.closing: set[int] = set()  # handles whose Close TCP has not answered yet
+        self.closing: dict[int, Close] = {}  # those that TCP has not answered yet, by handle
+        self.checking: set[int] = set()  # handles that a recovered TCP is asked whether it knows
+        self.recovered = False  # the TCP that says Hello next has what the one before had
         self.next_handle = 2
         self.tcp_generation: int | None = None
         self.out: list[Output] = []
@@ -88,7 +90,7 @@ class Context:
         if self.tcp_generation is not None:
             self.out.append(Output(TCP, message))
             if type(message) is Close:
-                self.closing.add(message.handle)
+                self.closing[message.handle] = message
             return
         gone = (message.handle,) if isinstance(message, Close) else ()
         same = (message.handle, message.name) if isinstance(message, Option) else ()

@@ -9,19 +9,19 @@ from plywire import messages
 from plywire.envelope import dump_state, load_state
 from plywire.errors import DecodeError
 from plywire.layer import Output
-from plywire.messages import Hello, Message
+from plywire.messages import Hello, Kept, Message
 from plywire.roles import TCP, Role
 from services.app.operations import Operations
 from services.app.sockets import Socket
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class AppLayer(Operations):
     """Descriptors, blocking calls and names, in front of the tcp layer."""
 
     role = "app"
-    state_format = "app/1"
+    state_format = "app/2"
 
     def receive(self, message: Message, source: Role, now: int) -> None:
         """Take one message from tcp."""
@@ -32,7 +32,7 @@ class AppLayer(Operations):
             handler = _HANDLERS.get(type(message))
             if handler is None or source != TCP:
                 raise DecodeError("unexpected_message", type(message).__name__)
-            if not self._crossed_close(message):
+            if not self._recovery.answered(message) and not self._crossed_close(message):
                 handler(self, message)
         except DecodeError as error:
             self.counters[f"drop_{error.reason}"] += 1
@@ -65,7 +65,7 @@ class AppLayer(Operations):
                 "tcp_generation": context.tcp_generation,
                 "sockets": [socket.to_state() for socket in context.table],
                 "sessions": {session: sorted(owned) for session, owned in self._sessions.items()},
-                "closing": sorted(context.closing),
+                "closing": [list(message) for message in context.closing.values()],
                 "held": [[held.KIND, *held] for held in context.held],
                 "replies": self._replies.to_state(),
                 "counters": dict(self.counters),
@@ -92,7 +92,7 @@ class AppLayer(Operations):
         self.lease_sessions(now)
         for kind, *fields in data["held"]:
             context.held.append(messages.KINDS[kind]._make(fields))
-        context.closing = set(data["closing"])
+        context.closing = {row[1]: messages.Close(*row) for row in data["closing"]}
         self._replies.restore(data["replies"])
         self.counters.update(data["counters"])
 
@@ -114,12 +114,13 @@ class AppLayer(Operations):
     def _crossed_close(self, message: Any) -> bool:
         """TCP sent this before it heard of the Close: nobody waits for it any more."""
         closing = self.context.closing
-        if not closing or getattr(message, "handle", 0) not in closing:
-            return False
         if type(message) is messages.Closed:
-            closing.discard(message.handle)
+            if closing.pop(message.handle, None) is None:
+                # Not asked for: TCP keeps what it said of it until it knows that it was heard.
+                confirmed = messages.Close(message.trace, message.handle, 0, 0)
+                self.context.out.append(Output(TCP, confirmed))
             return False
-        return True
+        return bool(closing) and getattr(message, "handle", 0) in closing
 
     def _socket(self, message: Any) -> Socket:
         socket = self.context.handles.get(message.handle)
@@ -143,9 +144,16 @@ class AppLayer(Operations):
         elif before != message.generation:
             if self._tracer.enabled:
                 self._tracer.note(context.now, message.trace, "tcp replaced")
-            context.closing.clear()
             self._readiness.replaced()
-            self._endpoints.replaced(message.trace)
+            if context.recovered:
+                self._recovery.resume(message.trace)
+            else:
+                context.closing.clear()
+                self._endpoints.replaced(message.trace)
+        context.recovered = False
+
+    def _kept(self, message: Kept) -> None:
+        self.context.recovered = True
 
 
 _HANDLERS: dict[type, Callable[[AppLayer, Any], None]] = {
@@ -161,4 +169,5 @@ _HANDLERS: dict[type, Callable[[AppLayer, Any], None]] = {
     ),
     messages.Info: lambda layer, message: layer._readiness.on_info(message),
     messages.Hello: lambda layer, message: layer._hello(message),
+    messages.Kept: lambda layer, message: layer._kept(message),
 }

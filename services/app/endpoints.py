@@ -144,14 +144,18 @@ class Endpoints:
         remote = (message.remote_address, message.remote_port)
         context = self.context
         if message.listener:
+            if message.handle in context.handles:
+                return  # a TCP that has recovered says all that may not have been heard
             listener = context.handles.get(message.listener)
-            if listener is None or listener.state != LISTEN or message.handle in context.handles:
+            if listener is None or listener.state != LISTEN:
                 context.counters["drop_opened_unasked"] += 1
                 context.tell(Close(message.trace, message.handle, 0, 1))
                 return
             socket = self._child(listener, message)
         else:
             socket = context.handles.get(message.handle)
+            if socket is not None and socket.state == ESTABLISHED:
+                return  # said again, likewise
             if socket is None or socket.state != SYN_SENT:
                 context.counters["drop_unknown_handle"] += 1
                 return
@@ -300,6 +304,19 @@ class Endpoints:
             self.end(socket, error.name, error.cause, message.trace)
         if call is not None:
             call.fail(error)
+
+    def connect_again(self, socket: Socket, trace: int) -> None:
+        """TCP may have heard of this connect, and may have said how it went."""
+        address, port = socket.remote
+        buffer, options = socket.receive.limit, socket.tcp_options()
+        self.context.tell(Connect(trace, socket.handle, address, port, buffer, options))
+
+    def ask_again(self, socket: Socket, trace: int) -> None:
+        """Repeat each Bind and Listen that has no answer yet."""
+        pending = list(socket.expected)
+        socket.expected.clear()
+        for kind, call, wanted in pending:
+            self._send(socket, kind, call, wanted, trace)
 
     def _introduce(self, socket: Socket, trace: int) -> None:
         """Tell a new TCP of a socket that is bound, listens, or wanted to."""

@@ -20,6 +20,7 @@ from services.app import names, options
 from services.app.context import Context, Waiter, nanoseconds
 from services.app.endpoints import Endpoints
 from services.app.readiness import Readiness
+from services.app.recovery import Recovery
 from services.app.replies import Replies
 from services.app.results import Address
 from services.app.sockets import CLOSED, ESTABLISHED, LISTEN, Socket
@@ -52,6 +53,7 @@ class Operations:
         self._endpoints = Endpoints(self.context)
         self._streaming = Streaming(self.context, self._endpoints)
         self._readiness = Readiness(self.context)
+        self._recovery = Recovery(self.context, self._endpoints, self._streaming)
         self._replies = Replies(self.context.cancel)
         self._sessions: dict[str, set[int]] = {}
         self._leases: dict[str, Lease] = {}

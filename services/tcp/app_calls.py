@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 from plywire import app_calls
 from plywire.app_calls import Key
-from plywire.messages import Accepted, Close, Connect, Credit, Data, End, Option
+from plywire.messages import (
+    Accepted,
+    Bind,
+    Bound,
+    Close,
+    Connect,
+    Credit,
+    Data,
+    End,
+    Listen,
+    Option,
+)
 from plywire.paths import Path
 from plywire.ports import Reservation
 from services.tcp import listener, options, user_calls
@@ -15,7 +26,7 @@ from services.tcp.congestion import ALGORITHMS
 from services.tcp.info import tcp_info
 from services.tcp.listener import Listener
 from services.tcp.sender import push
-from services.tcp.states import PASSIVE_OPEN
+from services.tcp.states import CLOSED, PASSIVE_OPEN
 from services.tcp.tcb import CORK, KEEPALIVE, Tcb
 
 if TYPE_CHECKING:
@@ -30,6 +41,38 @@ class AppCalls(app_calls.AppCalls):
     def __init__(self, stack: Stack, bind_seed: int) -> None:
         super().__init__(stack, bind_seed)
         self.handlers[Option] = self._option
+
+    # What app says again to a process that has recovered may be known already. What is bound, or
+    # listens, is kept.
+
+    def _bind(self, message: Bind, now: int) -> None:
+        stack = self.stack
+        known = stack.reservations.get(message.handle)
+        if (
+            stack.recovered and known is not None and message.address == known.address
+            and message.port in (0, known.port)
+        ):  # fmt: skip
+            stack.tell(Bound(message.trace, known.handle, known.address, known.port, "", ""))
+            return
+        super()._bind(message, now)
+        stack.tables_changed()
+
+    def _listen(self, message: Listen, now: int) -> None:
+        super()._listen(message, now)
+        self.stack.tables_changed()
+
+    def _connect(self, message: Connect, now: int) -> None:
+        tcb = self.stack.by_handle.get(message.handle)
+        if not self.stack.recovered or tcb is None:
+            super()._connect(message, now)
+
+    def _close(self, message: Close, now: int) -> None:
+        stack, handle = self.stack, message.handle
+        if stack.survival is not None:
+            stack.survival.confirmed(handle)
+            if handle in stack.listeners or handle in stack.reservations:
+                stack.tables_changed()
+        super()._close(message, now)
 
     def calls(self) -> dict[type, Callable]:
         return {
@@ -86,6 +129,7 @@ class AppCalls(app_calls.AppCalls):
         item = stack.listeners.get(message.handle)
         if item is not None:
             item.options[message.name] = message.value
+            stack.tables_changed()
             return
         tcb = stack.by_handle.get(message.handle)
         if tcb is None:
@@ -103,6 +147,8 @@ class AppCalls(app_calls.AppCalls):
     def about(self, handle: int, topic: str, now: int) -> dict[str, int | str]:
         if topic == "congestion":
             return dict.fromkeys(sorted(ALGORITHMS), 1)
+        if not topic and handle in self.stack.waiting:
+            return {"state": CLOSED}
         tcb = self.stack.by_handle.get(handle)
         if topic == "tcp_info":
             return tcp_info(tcb, now) if tcb is not None else {}

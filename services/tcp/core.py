@@ -31,11 +31,13 @@ from services.tcp.info import tcp_info
 from services.tcp.segment_arrives import segment_arrives
 from services.tcp.stack import Stack
 from services.tcp.states import LISTEN, SYN_RECEIVED
+from services.tcp.survival import Survival
 from services.tcp.tcb import Tcb
 
 if TYPE_CHECKING:
     from plywire.config import HostConfig
     from plywire.trace import Tracer
+    from services.tcp.region import Store
 
 
 class TcpLayer:
@@ -96,6 +98,10 @@ class TcpLayer:
         stack = self.stack
         if stack.dirty:
             stack.flush_all()
+        if stack.survival is not None:
+            stack.survival.commit()
+        else:
+            stack.touched.clear()
         out, stack.out = stack.out, []
         return out
 
@@ -156,6 +162,21 @@ class TcpLayer:
             stack.timers.set((owner, kind), when)
         stack.out = [Output(to, _message(kind, fields)) for to, kind, fields in saved["out"]]
 
+    def keep_in(
+        self, store: Store, now: int, say: Callable[[str], object], restored: bool = False
+    ) -> dict[Role, int]:
+        """`plywire.layer.Survivor`: from now on, everything is in `store` before it is promised."""
+        survival = Survival(self.stack, store, say)
+        if not self.stack.cfg.survive:
+            survival.clear()
+            return {}
+        self.stack.survival = survival
+        if restored:
+            survival.take_over(now)
+        elif survival.recover(now):
+            return {APP: self.stack.app_generation}
+        return {}
+
     def describe(self, topic: str, now: int) -> object:
         """`connections` (as `ss -tin`), `listeners`, `counters`, `memory`."""
         stack = self.stack
@@ -203,6 +224,8 @@ class TcpLayer:
     def _paths(self, message: Paths, now: int) -> None:
         self.stack.paths.replace(message.rows)
         self._app.paths_came(now)
+        if self.stack.survival is not None:
+            self.stack.survival.resume(now)
 
     def _hello(self, message: Hello, now: int) -> None:
         """An app that was started anew has forgotten its sockets: nobody holds them any more."""
@@ -211,6 +234,10 @@ class TcpLayer:
             known, stack.app_generation = stack.app_generation, message.generation
             if known is not None:
                 stack.abort_all(now)
+            if stack.survival is not None:
+                stack.survival.forget_app()
+        elif message.role == APP and stack.survival is not None:
+            stack.survival.tell_again(now)
 
 
 def _describe(tcb: Tcb, timers: dict[str, int], now: int) -> dict[str, object]:

@@ -107,6 +107,8 @@ def set_option(tcb: Tcb, name: str, value: int | str) -> None:
     if number is not None:
         field, unit, low = number
         setattr(tcb, field, max(value, low) * unit)
+        if field == "user_timeout":
+            tcb.uto_due, tcb.uto_adopted = value > 0, False
         if field == "maxseg":
             tcb.snd_mss = effective_mss(tcb) if tcb.path_mtu else tcb.snd_mss
     elif name == "TCP_QUICKACK":

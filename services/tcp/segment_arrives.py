@@ -24,6 +24,7 @@ from services.tcp import (
     sender,
     tail_loss,
     user_calls,
+    user_timeout,
 )
 from services.tcp.acceptance import challenge, may_challenge
 from services.tcp.sack import arrived_again
@@ -68,6 +69,8 @@ def segment_arrives(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
             and (not header.flags & SYN or _check_syn(stack, tcb, now))
             and _check_ack(stack, tcb, header, theirs, data, now)
         ):
+            if theirs.user_timeout is not None:
+                user_timeout.arrived(stack, tcb, theirs)
             if header.flags & URG:
                 _check_urgent(stack, tcb, header)
             if data and header.seq == tcb.rcv_nxt:
@@ -111,6 +114,8 @@ def _syn_sent(
     tcb.irs = header.seq  # fourth
     tcb.rcv_nxt = tcb.ack_sent = seq.add(header.seq, 1)
     options.negotiate(stack.cfg, tcb, theirs, now)
+    if theirs.user_timeout is not None:
+        user_timeout.arrived(stack, tcb, theirs)
     ecn.syn_arrived(stack, tcb, flags)
     tcb.snd_wnd = tcb.max_snd_wnd = header.window
     tcb.snd_wl1, tcb.snd_wl2 = header.seq, header.ack
@@ -144,6 +149,8 @@ def passive_open(
     tcb.irs = header.seq
     tcb.rcv_nxt = tcb.ack_sent = seq.add(header.seq, 1)
     options.negotiate(stack.cfg, tcb, theirs, now)
+    if theirs.user_timeout is not None:
+        user_timeout.arrived(stack, tcb, theirs)
     ecn.syn_arrived(stack, tcb, header.flags)
     tcb.snd_wnd = tcb.max_snd_wnd = header.window
     tcb.snd_wl1, tcb.snd_wl2 = header.seq, tcb.iss

@@ -42,7 +42,7 @@ from plywire.wire.tcp import (
     sack_option,
     timestamps_option,
 )
-from services.tcp import chrono
+from services.tcp import chrono, user_timeout
 from services.tcp.autotune import send_limit
 from services.tcp.memory import Memory
 from services.tcp.receiver import offer_window
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from plywire.config import HostConfig
     from plywire.trace import Tracer
     from services.tcp.listener import Listener
+    from services.tcp.survival import Survival
 
 COUNTERS = (
     "tcp_active_opens", "tcp_passive_opens", "tcp_attempt_fails", "tcp_estab_resets",
@@ -83,7 +84,8 @@ class Stack:
         "app_generation", "by_handle", "by_id", "cfg", "codepoint", "connections",
         "cookies_until", "counters", "dirty", "host", "isn", "listeners", "listening",
         "memory", "next_handle", "next_id", "now", "orphans", "out", "paths", "ports",
-        "reservations", "time_wait", "timers", "trace", "tracer", "waiting",
+        "reservations", "survival", "time_wait", "timers", "touched", "trace", "tracer",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
@@ -112,6 +114,8 @@ class Stack:
         self.ports = Ports(self.cfg.port_low, self.cfg.port_high, rng.randbytes(32))
         self.app_generation: int | None = None
         self.cookies_until = 0  # an ACK may answer a SYN cookie until then
+        self.survival: Survival | None = None
+        self.touched: dict[int, Tcb] = {}  # connections that outputs promise something of
         self.next_id = 1
         self.next_handle = 1
 
@@ -128,6 +132,8 @@ class Stack:
         tcb.reuse = reuse
         tcb.trace = self.trace
         self.enter(tcb)
+        if self.survival is not None:
+            self.survival.begin(tcb)
         return tcb
 
     def enter(self, tcb: Tcb) -> None:
@@ -159,12 +165,14 @@ class Stack:
         self.memory.forget(tcb)
         self.orphans.pop(tcb.id, None)
         self.time_wait.pop(tcb.id, None)
+        self.touched[tcb.id] = tcb
         del self.connections[tcb.key]
         del self.by_id[tcb.id]
         self.by_handle.pop(tcb.handle, None)
         reservation = self.reservations.pop(tcb.handle, None)
         if reservation is not None:
             self.ports.release(reservation)
+            self.tables_changed()
         self.ports.disconnect(tcb.id, tcb.local_port)
 
     def change(self, tcb: Tcb | Listener, event: Event, now: int) -> None:
@@ -265,6 +273,8 @@ class Stack:
                     room = min(room, tcb.snd_mss - len(payload))
                 if room >= 12:
                     options += sack_option(take_blocks(tcb, (room - 4) >> 3))
+        if tcb.uto_due and self.cfg.user_timeout_option:
+            options = user_timeout.attach(tcb, flags, payload, options)
         header = TcpHeader(
             tcb.local_port, tcb.remote_port, seq_number, tcb.rcv_nxt if flags & ACK else 0, flags,
             window, 0, options,
@@ -275,6 +285,7 @@ class Stack:
             FLAG_DONT_FRAGMENT if tcb.dont_fragment else 0, encode(header, payload, src, dst),
         )  # fmt: skip
         self.out.append(Output(IP, segment))
+        self.touched[tcb.id] = tcb
         self.counters["tcp_out_segs"] += 1
         tcb.segs_out += 1
         if flags & ACK:
@@ -311,6 +322,7 @@ class Stack:
     def say_opened(self, tcb: Tcb) -> None:
         """The connection is ESTABLISHED; how far the app may send."""
         tcb.opened = True
+        self.touched[tcb.id] = tcb
         tcb.told_limit = send_limit(self, tcb)
         tcb.told_acked = tcb.snd_buf.end
         self.tell(Opened(self.trace, tcb.handle, tcb.listener, tcb.local_address, tcb.local_port,
@@ -323,10 +335,13 @@ class Stack:
         self.flush(tcb)
         if tcb.opened or not tcb.listener:
             self.tell(Closed(self.trace, tcb.handle, error, cause))
+            if self.survival is not None:
+                self.survival.closed(tcb, error, cause)
         self.by_handle.pop(tcb.handle, None)
         reservation = self.reservations.pop(tcb.handle, None)
         if reservation is not None:
             self.ports.release(reservation)
+            self.tables_changed()
         tcb.handle = 0
 
     def over_for_program(self, tcb: Tcb) -> None:
@@ -338,7 +353,7 @@ class Stack:
     def mark(self, tcb: Tcb) -> None:
         """The app must be told of new data or credit; `flush` does it once for a whole batch."""
         tcb.flush_trace = self.trace
-        self.dirty[tcb.id] = tcb
+        self.dirty[tcb.id] = self.touched[tcb.id] = tcb
 
     def flush(self, tcb: Tcb) -> None:
         """Tell the app what is new: bytes in order, the end of the stream, credit."""
@@ -353,6 +368,8 @@ class Stack:
             data = tcb.pending[0] if len(tcb.pending) == 1 else b"".join(tcb.pending)
             tcb.pending.clear()
             if not tcb.released:
+                if tcb.kept is not None and tcb.kept.region is not None:
+                    tcb.kept.arrived.append(data)
                 offset = tcb.rcv_offset - len(data)
                 for at in range(0, len(data), MAX_CHUNK):
                     self.tell(Data(trace, tcb.handle, offset + at, data[at : at + MAX_CHUNK]))
@@ -389,6 +406,16 @@ class Stack:
     def armed(self, tcb: Tcb, kind: str) -> bool:
         """Is it running?"""
         return (tcb.id, kind) in self.timers
+
+    @property
+    def recovered(self) -> bool:
+        """This process stands where another one died."""
+        return self.survival is not None and self.survival.incarnation > 0
+
+    def tables_changed(self) -> None:
+        """Who listens, or which port is bound, is not what it was."""
+        if self.survival is not None:
+            self.survival.tables = True
 
     def drop(self, reason: str, now: int, packet: bytes = b"") -> None:
         """Count a packet or message that goes nowhere."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from plywire import seq
 from plywire.config import TcpConfig
 from services.tcp.buffers import StreamBuffer
@@ -11,6 +13,9 @@ from services.tcp.rack import Rack
 from services.tcp.rtt import RttEstimator
 from services.tcp.scoreboard import Scoreboard
 from services.tcp.states import CLOSED, TIME_WAIT
+
+if TYPE_CHECKING:
+    from services.tcp.survival import Kept
 
 TICK = 1_000_000
 """Nanoseconds: the timestamp clock is Linux's of 1 ms (RFC 7323 5.4 allows 1 ms to 1 s)."""
@@ -128,7 +133,9 @@ _FIELDS: dict[str, object] = {
     "nodelay": False, "cork": False, "maxseg": 0,
     "tos": 0,  # the Diffserv field, in an octet whose two lower bits are 0
     "keepalive": False, "keep_idle": 0, "keep_interval": 0, "keep_count": 0, "keep_probes": 0,
-    "syn_count": 0, "user_timeout": 0, "linger2": 0, "thin_linear": False,
+    "syn_count": 0, "user_timeout": 0, "linger2": 0,
+    "uto_due": False, "uto_adopted": False,  # RFC 5482: to be told; the value is the peer's
+    "thin_linear": False,
     # --- totals
     "segs_in": 0, "segs_out": 0, "retransmits": 0, "bytes_acked": 0, "bytes_received": 0,
     "data_segs_in": 0, "data_segs_out": 0, "bytes_sent": 0, "bytes_retrans": 0, "ooo_segs": 0,
@@ -141,10 +148,11 @@ class Tcb:
     order and apart; `pending` what is in order and on its way to the app.
 
     sack_recent: offsets in the blocks to report first; dsack: a duplicate to report; undo: the
-    congestion control's state before a recovery that may turn out to be spurious."""
+    congestion control's state before a recovery that may turn out to be spurious; kept: what of it
+    outlives this process."""
 
-    __slots__ = (*_FIELDS, "board", "cc", "dsack", "flush_trace", "islands", "pending", "rack",
-                 "rtt", "sack_recent", "shown", "snd_buf", "undo")  # fmt: skip
+    __slots__ = (*_FIELDS, "board", "cc", "dsack", "flush_trace", "islands", "kept", "pending",
+                 "rack", "rtt", "sack_recent", "shown", "snd_buf", "undo")  # fmt: skip
 
     def __init__(self, cfg: TcpConfig) -> None:
         for name, value in _FIELDS.items():
@@ -171,6 +179,7 @@ class Tcb:
         self.dsack: tuple[int, int] | None = None
         self.undo: list | None = None
         self.flush_trace = 0
+        self.kept: Kept | None = None
         self.shown: dict[str, int | str] = {}
 
     @property

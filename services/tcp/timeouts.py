@@ -48,7 +48,9 @@ def timeout(stack: Stack, tcb: Tcb, kind: str, now: int) -> None:
 
 def _retransmission(stack: Stack, tcb: Tcb, now: int) -> None:
     """RFC 6298 5.4 to 5.6, and R2 of RFC 9293 3.8.3."""
-    if tcb.retries >= _attempts(stack, tcb) or _user_timeout(tcb, now):
+    # As Linux: a timeout of the program's takes the place of retries2, be it longer or shorter.
+    counted = tcb.syn_unacked or not tcb.user_timeout
+    if (counted and tcb.retries >= _attempts(stack, tcb)) or _user_timeout(tcb, now):
         _give_up(stack, tcb, now)
         return
     stack.counters["tcp_timeouts"] += 1

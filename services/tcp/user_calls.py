@@ -119,10 +119,10 @@ def shut(stack: Stack, tcb: Tcb, offset: int, now: int) -> None:
 
 def close(stack: Stack, tcb: Tcb, offset: int, now: int) -> None:
     """The program has let the descriptor go: CLOSE, and nothing is delivered any more."""
+    tcb.released = True
     if tcb.state == SYN_SENT:
         stack.end(tcb, CLOSE, "", "", now)
         return
-    tcb.released = True
     tcb.pending.clear()
     shut(stack, tcb, offset, now)
     stack.over_for_program(tcb)
@@ -144,6 +144,7 @@ def left_alone(stack: Stack, tcb: Tcb, now: int) -> None:
 
 def abort(stack: Stack, tcb: Tcb, now: int) -> None:
     """ABORT (3.10.5): RST for the peer, and the block is gone. TIME-WAIT runs out by itself."""
+    tcb.released = True
     if tcb.state == TIME_WAIT:
         stack.say_closed(tcb, "", "")
         return

@@ -40,6 +40,17 @@ def connected(world: World, client: Host, server: Host, to: str = "10.0.0.2") ->
     return descriptor, world.wait(accepted, limit=600 * SECOND).descriptor
 
 
+def pair() -> tuple[World, Host, Host, int, int]:
+    """Two hosts with a connection, and bytes that its programs have not read."""
+    world = World()
+    h1, h2 = two_hosts(world)
+    client, server = connected(world, h1, h2)
+    h1.send(client, b"read by nobody yet").result()
+    h2.send(server, b"nor this").result()
+    world.advance(SECOND)
+    return world, h1, h2, client, server
+
+
 class Program:
     """Writes `data`, shuts its sending side down, reads to the end of the stream, closes.
 

@@ -99,9 +99,9 @@ def test_both_packet_layers_of_both_hosts_are_killed_every_50_ms():
     arrived(programs)
 
 
-def test_a_killed_tcp_resets_its_connections():
+def test_a_killed_tcp_that_keeps_nothing_resets_its_connections():
     world = World()
-    h1, h2 = two_hosts(world)
+    h1, h2 = two_hosts(world, tcp={"survive": False})
     client, server = connected(world, h1, h2)
     waiting = h1.recv(client, 10)
     h1.crash("tcp")

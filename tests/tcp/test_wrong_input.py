@@ -207,7 +207,7 @@ def test_every_combination_of_flags_for_nobody_and_for_a_listener() -> None:
 
 # --- options --------------------------------------------------------------------------------------
 
-LENGTHS = {2: 4, 3: 3, 4: 2, 8: 10}
+LENGTHS = {2: 4, 3: 3, 4: 2, 8: 10, wire.OPTION_USER_TIMEOUT: 4}
 """The one length of an option of a kind; SACK has several, and others any."""
 
 

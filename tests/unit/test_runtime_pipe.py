@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from plywire import envelope
-from plywire.messages import Credit, Data, Hello, Segment
+from plywire.messages import Credit, Data, Hello, Kept, Segment
 from plywire.runtime.lock import Held, Lock, holder
 from plywire.runtime.pipe import HELD_MAX, HIGH_WATER, Inbox, Outlet, Pipe
 
@@ -23,12 +23,12 @@ def context():
     context.destroy(0)
 
 
-def make(context, tmp_path, role, neighbour, generation, lossless=False):
+def make(context, tmp_path, role, neighbour, generation, lossless=False, kept=None):
     inbox, outlet = (
         f"ipc://{tmp_path}/{reader}.from-{writer}"
         for reader, writer in ((role, neighbour), (neighbour, role))
     )
-    return Pipe(context, role, neighbour, inbox, outlet, generation, lossless, Counter())
+    return Pipe(context, role, neighbour, inbox, outlet, generation, lossless, Counter(), kept=kept)
 
 
 def collect(pipe, enough, *others):
@@ -334,3 +334,18 @@ def test_a_neighbour_that_was_never_met_is_not_asked(context, tmp_path):
     tcp = make(context, tmp_path, "tcp", "ip", 11)
     assert not tcp.fence(99)
     tcp.close()
+
+
+@pytest.mark.parametrize(("known", "news"), [(11, [Kept, Hello]), (12, [Hello])])
+def test_a_neighbour_that_has_recovered_says_so_to_whom_its_predecessor_knew(
+    context, tmp_path, known, news
+):
+    """Only if this is still the same process is nothing forgotten."""
+    app = make(context, tmp_path, "app", "tcp", 11, lossless=True)
+    tcp = make(context, tmp_path, "tcp", "app", 22, lossless=True)
+    meet(app, tcp)
+    tcp.close()
+    successor = make(context, tmp_path, "tcp", "app", 33, lossless=True, kept=known)
+    got = collect(app, bool, successor)
+    assert [type(message) for message in got] == news
+    assert got[-1].generation == 33

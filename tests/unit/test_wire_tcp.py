@@ -26,6 +26,9 @@ OPTIONS = st.builds(
     st.booleans(),
     st.lists(st.tuples(U32, U32), max_size=2).map(tuple),
     st.none() | st.tuples(U32, U32),
+    st.none()
+    | st.integers(0, 0x7FFF)
+    | st.integers(0x7FFF // 60 + 1, 0x7FFF).map(lambda m: 60 * m),
 ).filter(lambda options: len(tcp.build_options(options)) <= tcp.MAX_OPTIONS)
 decode = partial(tcp.decode, src=SRC, dst=DST)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from plywire.calls import Call
 from plywire.errors import ConfigError, SocketError
-from plywire.lab.simulator.node import Node
+from plywire.lab.simulator.memory import Memory
+from plywire.lab.simulator.node import Killed, Node
 from plywire.lab.simulator.settings import configure
 from plywire.layer import Layer
 from plywire.messages import Frame
@@ -40,6 +41,10 @@ class Host:
         self._settings: dict[str, Any] = {"address": address} | settings
         self.config, self._wires = configure(world, name, **self._settings)
         self._incarnations = 0
+        self.memory: dict[Role, Memory] = {}
+        """What layers keep beyond their own death."""
+        self.told: list[str] = []
+        """What they had to say of it."""
         self._pending: dict[Call, None] = {}  # a dict, because its order is repeatable
         for interface in self.config.interfaces:
             self._wires[interface.ifindex].join(self, interface.ifindex, interface.name)
@@ -204,6 +209,7 @@ class Host:
         state = node.layer.snapshot()
         layer = self._make(role)
         layer.restore(state, self.world.now)
+        self._keep(role, layer, restored=True)
         node.take_over(layer)
         if role == APP:
             self._interrupt("EINTR", "app was replaced during the call")
@@ -211,9 +217,16 @@ class Host:
         self.world.settle()
 
     def crash(self, role: Role) -> None:
-        """Kill a layer and start it afresh: what it knew and what was on its way to it is lost."""
+        """Kill a layer and start it afresh: what was on its way to it is lost, and what it knew, if
+        it has not kept it in this host's memory."""
         node = self.nodes[role]
-        node.start(self._make(role), self._generation(role))
+        try:
+            layer = self._make(role)
+            kept = self._keep(role, layer)
+        except Killed:  # once more, before it was up
+            self.crash(role)
+            return
+        node.start(layer, self._generation(role), kept)
         if role == APP:
             self._interrupt("ECONNABORTED", "app crashed during the call")
         self._greet_neighbours(role)
@@ -245,7 +258,9 @@ class Host:
 
     def _start(self) -> None:
         for role, node in self.nodes.items():
-            node.start(self._make(role), self._generation(role))
+            self.memory[role] = Memory()
+            layer = self._make(role)
+            node.start(layer, self._generation(role), self._keep(role, layer))
         for upper, lower in PIPES:
             self.nodes[upper].greet(self.nodes[lower])
         self.world.settle()
@@ -259,6 +274,12 @@ class Host:
         rng = self.world.random("host", self.name, role, self._incarnations)
         factory = load(implementation(self.config, role))
         return factory(self.config, rng, self.nodes[role].tracer)
+
+    def _keep(self, role: Role, layer: Layer, restored: bool = False) -> Mapping[Role, int]:
+        if not hasattr(layer, "keep_in"):
+            self.memory[role] = Memory()
+            return {}
+        return layer.keep_in(self.memory[role], self.world.now, self.told.append, restored)
 
     def _generation(self, role: Role) -> int:
         rng = self.world.random("generation", self.name, role, self._incarnations)

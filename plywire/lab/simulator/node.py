@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from plywire.envelope import decode, encode
 from plywire.layer import Layer
-from plywire.messages import Hello, Message
+from plywire.messages import Hello, Kept, Message
 from plywire.roles import WIRE, Role
 from plywire.trace import IN, OUT, Event, Tracer
 
 if TYPE_CHECKING:
     from plywire.lab.simulator.host import Host
+
+
+NOBODY: Mapping[Role, int] = MappingProxyType({})
+
+
+class Killed(Exception):
+    """Raised in a layer, by what a test has put there: its process dies here."""
 
 
 class Node:
@@ -22,7 +30,8 @@ class Node:
     time of the one wake-up in the world's queue that counts, or None.
     """
 
-    __slots__ = ("epoch", "generation", "host", "layer", "role", "tracer", "wake", "world")
+    __slots__ = ("epoch", "generation", "host", "kept", "layer", "role", "tracer", "wake",
+                 "world")  # fmt: skip
 
     def __init__(self, host: Host, role: Role) -> None:
         self.host = host
@@ -32,11 +41,14 @@ class Node:
         self.wake: int | None = None
         self.tracer = Tracer(host.name, role, self.world.sink())
         self.generation = 0
+        self.kept: Mapping[Role, int] = {}
         self.layer: Layer
 
-    def start(self, layer: Layer, generation: int) -> None:
-        """Put a layer to work that its neighbours do not know."""
+    def start(self, layer: Layer, generation: int, kept: Mapping[Role, int] = NOBODY) -> None:
+        """Put a layer to work that its neighbours do not know. kept: those, with their generation,
+        with whom it has recovered what a predecessor had."""
         self.layer = layer
+        self.kept = kept
         self.generation = generation
         self.epoch += 1
         self.wake = None
@@ -51,6 +63,9 @@ class Node:
     def greet(self, other: Node) -> None:
         """Exchange Hellos with a neighbour, as two shells do when they first reach each other."""
         at = self.world.now + self.world.hop_delay
+        if self.kept.get(other.role) == other.generation:
+            kept = Kept(0, self.generation, other.generation)
+            self.world.post(at, other, kept, self.role)
         self.world.post(at, other, Hello(0, self.role, self.generation, 0), self.role)
         self.world.post(at, self, Hello(0, other.role, other.generation, 1), other.role)
 
@@ -65,6 +80,9 @@ class Node:
             self.tracer.crossing(IN, message, source, now)
         try:
             self.layer.receive(message, source, now)
+        except Killed:
+            self.host.crash(self.role)
+            return
         except Exception as error:
             error.add_note(
                 f"{self.host.name} {self.role} at {now} ns, from {source}: {message!r:.400}"
@@ -75,7 +93,11 @@ class Node:
     def expire(self, now: int) -> None:
         """Run the layer's timers that are due."""
         self.wake = None
-        self.layer.expire(now)
+        try:
+            self.layer.expire(now)
+        except Killed:
+            self.host.crash(self.role)
+            return
         self.flush()
 
     def flush(self) -> None:
@@ -83,7 +105,12 @@ class Node:
         host, world, tracer, role = self.host, self.world, self.tracer, self.role
         now = world.now
         at = now + world.hop_delay
-        for to, message in self.layer.outputs():
+        try:
+            outputs = self.layer.outputs()
+        except Killed:
+            host.crash(role)
+            return
+        for to, message in outputs:
             if tracer.enabled:
                 tracer.crossing(OUT, message, to, now)
             if world.strict:

@@ -1,0 +1,75 @@
+"""Going on with a TCP that was killed and has recovered what it had (docs/decisions/0007).
+
+What was on its way between the two is lost, so each says again what the other may have missed. All
+of it is harmless to hear twice: bytes have offsets, credit only grows, the rest is known already.
+Then TCP is asked which connections it knows; one that it does not know is over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plywire.messages import Accepted, Closed, Info, Option, Query
+from services.app.context import Context
+from services.app.endpoints import Endpoints
+from services.app.sockets import ESTABLISHED, LISTEN, SYN_SENT, Socket
+from services.app.streaming import Streaming
+
+_LOST = "the TCP process died, and what it kept of this connection could not be used"
+
+
+class Recovery:
+    """App's part of it."""
+
+    def __init__(self, context: Context, endpoints: Endpoints, streaming: Streaming) -> None:
+        self.context = context
+        self._endpoints = endpoints
+        self._streaming = streaming
+
+    def resume(self, trace: int) -> None:
+        """Say everything again that TCP may not have heard."""
+        context = self.context
+        context.checking.clear()
+        for close in list(context.closing.values()):
+            context.tell(close)
+            self._check(close.handle, trace)
+        for socket in list(context.handles.values()):
+            self._resume(socket, trace)
+
+    def answered(self, message: Any) -> bool:
+        """Whether this is TCP's answer to what `resume` asked."""
+        context = self.context
+        ours = type(message) is Info and not message.topic
+        if not ours or message.handle not in context.checking:
+            return False
+        context.checking.discard(message.handle)
+        if not message.fields:
+            wished = context.closing.pop(message.handle, None) is not None
+            error, cause = ("", "") if wished else ("ECONNRESET", _LOST)
+            self._endpoints.on_closed(Closed(message.trace, message.handle, error, cause))
+        return True
+
+    def _resume(self, socket: Socket, trace: int) -> None:
+        self._endpoints.ask_again(socket, trace)
+        if socket.state == SYN_SENT:
+            self._endpoints.connect_again(socket, trace)
+        elif socket.state in (LISTEN, ESTABLISHED):
+            self._set_options(socket, trace)
+        if socket.state == ESTABLISHED:
+            if socket.listener and socket.descriptor:
+                self.context.tell(Accepted(trace, socket.handle))
+            self._streaming.repeat(socket)
+        if socket.state in (SYN_SENT, ESTABLISHED):
+            self._check(socket.handle, trace)
+
+    def _set_options(self, socket: Socket, trace: int) -> None:
+        settings = socket.tcp_options()
+        if socket.corked:
+            settings["TCP_CORK"] = 1
+        for name, value in settings.items():
+            if isinstance(value, str) or value >= 0:
+                self.context.tell(Option(trace, socket.handle, name, value))
+
+    def _check(self, handle: int, trace: int) -> None:
+        self.context.checking.add(handle)
+        self.context.tell(Query(trace, handle))
