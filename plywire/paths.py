@@ -17,10 +17,11 @@ _PMTU_ENTRIES = 1024
 
 
 class Path(NamedTuple):
-    """The source address to use and the MTU of the way."""
+    """The source address to use, the MTU of the way, and that of the link it begins with."""
 
     source: bytes
     mtu: int
+    link_mtu: int
 
 
 class PathTable:
@@ -42,7 +43,7 @@ class PathTable:
         tables: dict[int, dict[int, Path]] = {}
         for prefix, length, source, mtu in self.rows:
             network = int.from_bytes(prefix, "big") >> (32 - length)
-            tables.setdefault(length, {})[network] = Path(source, mtu)
+            tables.setdefault(length, {})[network] = Path(source, mtu, mtu)
         self._by_length = sorted(tables.items(), reverse=True)
 
     def lookup(self, destination: bytes, now: int) -> Path | None:
@@ -58,7 +59,7 @@ class PathTable:
                 if now >= expires:
                     del self._pmtu[destination]
                     return path
-                return Path(path.source, min(path.mtu, mtu))
+                return path._replace(mtu=min(path.mtu, mtu))
         return None
 
     def learn(self, destination: bytes, mtu: int, now: int) -> None:

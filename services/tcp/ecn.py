@@ -116,6 +116,8 @@ def _reduce(stack: Stack, tcb: Tcb, now: int) -> None:
     if one:
         # 6.1.2: less than a segment a round trip is one segment a retransmission timeout.
         stack.arm(tcb, ECN_WAIT, now + tcb.rtt.rto)
+    elif cc.cwnd <= 2 * tcb.snd_mss:
+        cc.cwnd = tcb.snd_mss  # RFC 9438 4.6: the floor of two segments is that of ssthresh
     else:
         tcb.in_cwr = True
         if tcb.sack_ok:  # PRR brings the window down over a round trip, as Linux does

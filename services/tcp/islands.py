@@ -75,6 +75,14 @@ def covers(islands: list[Island], start: int, end: int) -> bool:
     return index >= 0 and end <= islands[index].end
 
 
+def repeated(islands: list[Island], start: int, end: int) -> tuple[int, int] | None:
+    """The first part of a range that is kept already, or None when there is none."""
+    index = bisect_right(islands, start, key=_END)
+    if index == len(islands) or islands[index].start >= end:
+        return None
+    return max(islands[index].start, start), min(islands[index].end, end)
+
+
 def store(islands: list[Island], offset: int, data: bytes) -> bool:
     """Keep bytes. False when islands run out. They are sorted and never touch; where bytes
     overlap, those that came first stay."""

@@ -124,7 +124,7 @@ def _syn(
     if len(listener.embryonic) >= max(listener.backlog, _SYN_QUEUE):
         if stack.cfg.syn_cookies:
             theirs = parse_options(header.options)
-            path = stack.paths.lookup(key[2], now) or Path(key[0], 576)
+            path = stack.paths.lookup(key[2], now) or Path(key[0], 576, 576)
             cookies.answer(stack, key, header, theirs, path, now)
             return
         stack.counters["tcp_req_q_full_drop"] += 1
@@ -143,7 +143,7 @@ def _syn(
 
 def _incoming(stack: Stack, listener: Listener, key: Key, now: int) -> Tcb:
     """A block for a connection that comes in, with all but the peer's side of it."""
-    path = stack.paths.lookup(key[2], now) or Path(key[0], 576)  # no way back: ip will say so
+    path = stack.paths.lookup(key[2], now) or Path(key[0], 576, 576)  # no way back: ip will say so
     tcb = stack.new_tcb(stack.odd_handle(), key, listener.reservation.reuse, LISTEN)
     tcb.listener = listener.handle
     for name, value in listener.options.items():

@@ -30,8 +30,9 @@ def receive_scale(buffer: int) -> int:
 
 
 def local_mss(tcb: Tcb) -> int:
-    """The MSS to offer: what the path's MTU leaves, unless the program wants less (MUST-67)."""
-    mss = max(tcb.path_mtu - _HEADERS, DEFAULT_MSS) if tcb.path_mtu else DEFAULT_MSS
+    """The MSS to offer: what the link's MTU leaves, unless the program wants less (MUST-67). What
+    has been learnt of the path is of the other direction, and does not count (RFC 2923 2.3)."""
+    mss = max(tcb.link_mtu - _HEADERS, DEFAULT_MSS) if tcb.link_mtu else DEFAULT_MSS
     return min(mss, tcb.maxseg) if tcb.maxseg else mss
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from plywire import seq
 from services.tcp.autotune import SCARCE, room
-from services.tcp.islands import covers, store
+from services.tcp.islands import repeated, store
 from services.tcp.sack import arrived_again, arrived_early
 from services.tcp.tcb import DELAYED_ACK, Tcb
 
@@ -116,18 +116,20 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
         return
     if size > tcb.rcv_mss:
         tcb.rcv_mss = size
+    again = repeated(tcb.islands, offset, offset + size) if tcb.islands else None
+    if again is not None and tcb.dsack is None:  # RFC 2883 4.2: only the first repeat is reported
+        arrived_again(tcb, *again)
     if offset != tcb.rcv_offset:
         tcb.ack_now = True  # RFC 5681 4.2: a duplicate ACK at once
         acknowledge_quickly(stack, tcb)
         stack.counters["tcp_ofo_queue"] += 1
-        if covers(tcb.islands, offset, offset + size):
-            arrived_again(tcb, offset, offset + size)
-        elif store(tcb.islands, offset, data):
-            arrived_early(tcb, offset)
-            tcb.ooo_segs += 1
-            stack.memory.account(tcb)
-        else:
-            stack.drop("too_many_islands", now)
+        if again != (offset, offset + size):
+            if store(tcb.islands, offset, data):
+                arrived_early(tcb, offset)
+                tcb.ooo_segs += 1
+                stack.memory.account(tcb)
+            else:
+                stack.drop("too_many_islands", now)
         return
     if tcb.islands:
         tcb.ack_now = True  # RFC 5681 4.2: also when a hole is filled

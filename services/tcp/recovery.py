@@ -33,6 +33,8 @@ def on_new_ack(stack: Stack, tcb: Tcb, acked: int, flight: int, now: int) -> boo
         used = 2 * flight >= cc.cwnd if cc.cwnd < cc.ssthresh else flight + mss > cc.cwnd
         if used and not tcb.echoed:  # RFC 3168 6.1.2
             cc.on_ack(acked, mss, tcb.rtt.srtt, now)
+        elif not used:
+            cc.on_unused(now)
         return True
     if seq.gt(tcb.snd_una, tcb.recover):  # RFC 6582 3.2 step 3: a full acknowledgement
         tcb.in_recovery = False

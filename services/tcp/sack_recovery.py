@@ -97,6 +97,8 @@ def _grow(tcb: Tcb, acked: int, flight: int, now: int) -> None:
     used = 2 * flight >= cc.cwnd if cc.cwnd < cc.ssthresh else flight + tcb.snd_mss > cc.cwnd
     if used and acked and not tcb.echoed:  # RFC 3168 6.1.2
         cc.on_ack(acked, tcb.snd_mss, tcb.rtt.srtt, now)
+    elif not used:
+        cc.on_unused(now)
 
 
 def _detect(stack: Stack, tcb: Tcb, now: int) -> None:

@@ -47,8 +47,11 @@ def push(stack: Stack, tcb: Tcb, now: int, override: bool = False) -> None:
         return
     mss = tcb.snd_mss
     cc = tcb.cc
-    if una == tcb.snd_nxt and now - tcb.last_send > tcb.rtt.rto:
-        cc.on_idle(initial_window(stack.cfg.initial_window, mss))
+    if una == tcb.snd_nxt:
+        if now - tcb.last_send > tcb.rtt.rto:
+            cc.on_idle(initial_window(stack.cfg.initial_window, mss))
+        else:
+            cc.on_unused(now)
     used = (tcb.snd_cursor - una) & _MASK
     congestion = cc.cwnd
     sacked = tcb.sack_ok

@@ -126,6 +126,7 @@ _FIELDS: dict[str, object] = {
     "delivered_ce": 0,  # segments acknowledged with ECE
     # --- path
     "path_mtu": 0, "dont_fragment": True,
+    "link_mtu": 0,  # of the link that the path begins with: what is offered follows it
     "soft_error": "", "soft_cause": "",  # an ICMP error to report if the connection times out
     "challenges": 0, "challenge_start": 0,  # RFC 5961 section 7
     # --- socket options

@@ -40,7 +40,7 @@ def active_open(stack: Stack, tcb: Tcb, path: Path, limit: int, now: int) -> Non
 
 def prepare(stack: Stack, tcb: Tcb, path: Path, limit: int, now: int) -> None:
     """Give a block all that it needs before its SYN can be sent."""
-    tcb.path_mtu = path.mtu
+    tcb.path_mtu, tcb.link_mtu = path.mtu, path.link_mtu
     tcb.ts_offset = timestamp_offset(stack.isn.key, *tcb.key)
     tcb.snd_mss = options.effective_mss(tcb)
     tcb.rcv_limit = limit

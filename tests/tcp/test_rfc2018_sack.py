@@ -178,6 +178,34 @@ def test_a_duplicate_acknowledgement_without_blocks_says_nothing() -> None:
     assert sent(peer) == []
 
 
+def test_a_duplicate_acknowledgement_without_blocks_lets_nothing_out() -> None:
+    """RFC 3042 section 2: MUST NOT, since a peer could ask for new data without end."""
+    peer = sending()
+    peer.write(b"y" * 14_600, 14_600)
+    peer.advance(10 * MS)
+    for _ in range(5):
+        peer.send(ACK)
+    assert sent(peer) == []
+    peer.sack((1460, 2 * 1460))
+    assert sent(peer) == [10]
+
+
+def test_permission_and_scale_are_on_a_syn_only() -> None:
+    """RFC 2018 section 2, RFC 7323 section 2.2."""
+    peer = Peer(sack=True, scale=7)
+    assert peer.syn.options.sack_permitted
+    assert peer.syn.options.window_scale is not None
+    peer.write(b"x" * 3000)
+    peer.data(b"y")
+    peer.raw.end(3000)
+    peer.advance(1000 * MS)
+    found = peer.take()
+    assert len(found) > 4
+    assert {(item.options.sack_permitted, item.options.window_scale) for item in found} == {
+        (False, None)
+    }
+
+
 def test_fin_is_repaired_like_data() -> None:
     peer = Peer(sack=True)
     peer.write(b"x" * 100)

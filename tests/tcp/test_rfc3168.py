@@ -322,6 +322,20 @@ def test_ece_at_a_window_of_one_segment_waits_for_the_retransmission_timer(sack:
     assert len(peer.take()) == 2  # and the window grows as ever
 
 
+@pytest.mark.parametrize("congestion", ["cubic", "newreno"])
+@pytest.mark.parametrize("sack", [False, True])
+def test_marks_reduce_the_window_to_one_segment(sack: bool, congestion: str) -> None:
+    """RFC 9438 4.6 as well: two segments are the least of ssthresh, not of the window."""
+    peer = asking(congestion=congestion, initial_window=2, rtt=100 * MS, sack=sack)
+    peer.write(b"x" * SEGMENT * 100)
+    assert len(peer.take()) == 2
+    peer.ack(SEGMENT, flags=ACK | ECE)
+    assert peer.tcb.cc.cwnd == SEGMENT
+    assert peer.take() == []  # one is in flight
+    peer.ack(SEGMENT)
+    assert peer.take()[0].flags & CWR
+
+
 def test_ece_of_a_peer_without_ecn_is_nothing() -> None:
     peer = Peer(congestion="newreno", initial_window=10)
     peer.write(b"x" * SEGMENT * 20)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from plywire.seq import add
@@ -257,6 +259,19 @@ def test_after_a_long_silence_each_segment_is_acknowledged_at_once() -> None:
     peer = receiving()
     peer.advance(2 * peer.tcb.rtt.rto)
     assert acknowledged_at_once(peer) == 16
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_segment_is_answered_by_more_than_one_acknowledgement(seed: int) -> None:
+    """4.2: MUST NOT, whatever comes: in order, early, again, or outside the window."""
+    rng = Random(seed)
+    peer = Peer(sack=seed % 2 > 0, quick_acks=seed)
+    for _ in range(300):
+        offset = rng.choice((0, 0, 0, 1460, 2920, -1460, -700, 1 << 20))
+        data = b"x" * rng.choice((0, 1, 700, 1460))
+        peer.send(ACK, data, seq=add(peer.snd, offset))
+        peer.snd = peer.tcb.rcv_nxt
+        assert len(peer.take()) <= 1
 
 
 def test_the_bsd_personality_delays_all_the_same() -> None:

@@ -9,7 +9,7 @@ import pytest
 from plywire.messages import FLAG_DONT_FRAGMENT, Closed, PacketError
 from plywire.seq import add
 
-from .harness import LOCAL, REMOTE, SECOND, Peer
+from .harness import LOCAL, REMOTE, SECOND, SYN, Peer
 
 ROUTER = bytes((10, 0, 0, 254))
 
@@ -199,6 +199,18 @@ def test_later_connections_remember_for_ten_minutes() -> None:
     peer.raw.advance(601 * SECOND)
     peer.raw.connect(6, 82)
     assert peer.raw.info(6)["path_mtu"] == 1500
+
+
+def test_the_mss_offered_is_the_links_whatever_is_known_of_the_path() -> None:
+    """RFC 1191 3.1, RFC 2923 2.3: what the peer sends may go another way."""
+    peer = in_flight()
+    peer.raw.error(error(peer, 4, mtu=1000))
+    peer.take()
+    peer.raw.connect(4, 81)
+    assert peer.only().options.mss == 1460
+    peer.raw.listen(6, 82)
+    peer.raw.segment(SYN, 1, dst_port=82)
+    assert peer.only().options.mss == 1460
 
 
 def test_segments_may_not_be_fragmented() -> None:

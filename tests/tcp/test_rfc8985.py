@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plywire.seq import add
 
-from .harness import ACK, MS, Pair, Peer
+from .harness import ACK, MS, SECOND, SYN, Pair, Peer
 
 SEGMENT = 1460
 
@@ -175,6 +175,20 @@ def test_a_timeout_does_not_give_up_what_was_sent_lately() -> None:
     assert [seg.lost for seg in peer.tcb.board.segs] == [True, True, False]
 
 
+def test_the_least_round_trip_is_that_of_the_last_five_minutes() -> None:
+    """6.2 step 1: not for ever, or the window would be too narrow once the way is longer."""
+    peer = sending(1, rtt=10)
+    peer.advance(10 * MS)
+    peer.ack(SEGMENT)
+    for minutes, least in ((1, 10), (5, 80)):
+        peer.advance(minutes * 60 * SECOND)
+        peer.write(b"y" * SEGMENT, (minutes > 1) * SEGMENT + 2 * SEGMENT)
+        peer.take()
+        peer.advance(80 * MS)
+        peer.ack(SEGMENT)
+        assert peer.tcb.rack.min_rtt == least * MS
+
+
 # --- tail loss probes -----------------------------------------------------------------------------
 
 
@@ -195,6 +209,21 @@ def test_a_probe_is_new_data_when_there_is_some() -> None:
     peer.advance(1000 * MS)
     first = peer.take()[0]
     assert first.seq - peer.rcv == 2 * SEGMENT
+
+
+def test_a_probe_after_a_second_where_no_round_trip_is_known() -> None:
+    """7.2: the SYN was sent twice, so the timer would have 3 s (RFC 6298 5.7)."""
+    peer = Peer(sack=True, establish=False)
+    peer.advance(1 * SECOND)
+    peer.send(SYN | ACK, options=peer.syn_options)
+    peer.snd = add(peer.iss, 1)
+    peer.write(b"x" * SEGMENT * 4)
+    peer.take()
+    assert (peer.tcb.rtt.srtt, peer.tcb.rtt.rto) == (0, 3 * SECOND)
+    peer.advance(1 * SECOND - MS)
+    assert starts(peer) == []
+    peer.advance(2 * MS)
+    assert starts(peer) == [3]
 
 
 def test_a_single_segment_leaves_time_for_a_delayed_acknowledgement() -> None:

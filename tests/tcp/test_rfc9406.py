@@ -7,6 +7,7 @@ from services.tcp.congestion.hystart import HyStart
 
 MS = 1_000_000
 MSS = 1000
+SECOND = 1000 * MS
 
 
 def rounds(hystart: HyStart, *delays: int, start: int = 0) -> int:
@@ -91,3 +92,19 @@ def test_congestion_avoidance_begins_where_it_was_left() -> None:
             cubic.on_rtt(delay * MS, offset + 1 + step, offset + 100)
         offset += 100
     assert cubic.ssthresh == cubic.cwnd == 10 * MSS
+
+
+def test_only_the_first_slow_start_listens_to_the_delay() -> None:
+    """4.3: after a timeout ssthresh is known, and slow start ends there."""
+    cubic = Cubic(100 * MSS)
+    cubic.on_timeout(100 * MSS, MSS, True, 0)
+    assert cubic.cwnd < cubic.ssthresh
+    una = 0
+    for rtt in (20, 40, 40, 40, 40, 40, 40, 40):
+        for _ in range(10):
+            una += MSS
+            cubic.on_rtt(rtt * MS, una, una + 10 * MSS)
+    assert not cubic._hystart.css
+    before = cubic.cwnd
+    cubic.on_ack(MSS, MSS, 40 * MS, SECOND)
+    assert cubic.cwnd == before + MSS

@@ -13,7 +13,7 @@ from services.tcp import create
 from services.tcp.congestion import ALGORITHMS
 from services.tcp.congestion.cubic import Cubic
 
-from .harness import SECOND, Pair, Peer, Raw
+from .harness import MS, SECOND, Pair, Peer, Raw
 
 MSS = 1000
 RTT = SECOND // 10
@@ -151,3 +151,29 @@ def test_where_loss_is_rare_and_the_way_long_it_beats_newreno() -> None:
         return pair.now / SECOND
 
     assert seconds("cubic") < 0.8 * seconds("newreno")
+
+
+def test_time_in_which_the_window_is_not_used_does_not_count() -> None:
+    """4.2: the elapsed time MUST NOT include it, or the cube would be far beyond by then."""
+    peer = Peer(scale=7, window=65_000, rtt=100 * MS, initial_window=20)
+    peer.tcb.cc.ssthresh = 20 * 1460
+    offset = 0
+
+    def exchange(size: int) -> int:
+        """So much is sent, and acknowledged a round trip later; cwnd then, in segments."""
+        nonlocal offset
+        peer.write(b"x" * size, offset)
+        offset += size
+        peer.advance(100 * MS)
+        peer.ack(size)
+        peer.take()
+        return peer.tcb.cc.cwnd // 1460
+
+    window = exchange(20 * 1460)
+    for _ in range(300):
+        assert exchange(1460) == window
+    assert exchange(window * 1460) <= window + 2
+    for _ in range(10):
+        window = peer.tcb.cc.cwnd // 1460
+        peer.advance(150 * MS)  # silence, but less than a timeout
+        assert exchange(window * 1460) <= window + 2

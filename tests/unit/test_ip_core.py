@@ -137,6 +137,13 @@ def test_idents_of_a_flow_count_up_and_packets_that_cannot_be_cut_need_none():
     assert ipv4.decode(message.packet)[0].ident == 0
 
 
+def test_ident_of_a_whole_packet_means_nothing():
+    """RFC 6864 4.2: the same one again is no duplicate."""
+    ip = Ip()
+    packets = [tcp_packet(ident=7, dont_fragment=bit, payload=b"t" * 20) for bit in (True, False)]
+    assert [len(ip.packet(packet)) for packet in packets * 2] == [1] * 4
+
+
 def test_idents_do_not_come_again_within_a_round():
     idents = Identifications(random.Random(3))
     assert len({idents.take(H1, H2, 17) for _ in range(65_536)}) == 65_536

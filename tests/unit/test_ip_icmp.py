@@ -138,6 +138,28 @@ def test_errors_are_limited_in_rate_and_replies_are_not():
     assert [len(ip.packet(udp_packet())) for _ in range(4)] == [1, 1, 1, 0]
 
 
+def test_source_quench_and_redirect_are_never_sent():
+    """RFC 6633 3, 4: not for overload; RFC 1122 3.2.2.2: nor for what goes back where it came."""
+    ip = Ip(router_config(576))
+    sent = []
+    for number in range(200):
+        for packet in (
+            echo(), udp_packet(),
+            tcp_packet(dst=FAR, ttl=1), tcp_packet(dst=NOWHERE), tcp_packet(dst=H3),
+            tcp_packet(dst=FAR, payload=b"x" * 1000, dont_fragment=True),
+            tcp_packet(options=b"\x07\x01\0\0"),
+            tcp_packet(payload=b"x" * 16, ident=number, more_fragments=True),
+        ):  # fmt: skip
+            sent += ip.packet(packet)
+    sent += ip.later(60)
+    headers = [ipv4.decode(message.packet) for message in sent if hasattr(message, "packet")]
+    kinds = {payload[0] for header, payload in headers if header.protocol == ipv4.PROTOCOL_ICMP}
+    assert kinds == {
+        icmp.ECHO_REPLY, icmp.UNREACHABLE, icmp.TIME_EXCEEDED, icmp.PARAMETER_PROBLEM
+    }  # fmt: skip
+    assert ip.counters["icmp_out_rate_limit_global"] > 0
+
+
 @pytest.mark.parametrize(("rate", "burst"), [(0, 50), (1000, 0)])
 def test_limiter_of_nothing_gives_nothing(rate, burst):
     assert not Limiter(rate, burst).take(10**12)

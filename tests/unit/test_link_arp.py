@@ -205,6 +205,16 @@ def test_rfc1122_old_entry_is_confirmed_by_unicast_while_packets_flow(known):
     assert known.advance(59 * SECOND) == []
 
 
+def test_rfc1122_the_time_of_an_entry_is_configurable():
+    bench = Bench(arp_lifetime=2 * SECOND)
+    bench.down()
+    bench.reply()
+    bench.advance(2 * SECOND - 1)
+    assert bench.state() == "REACHABLE"
+    bench.advance(1)
+    assert bench.state() == "STALE"
+
+
 def test_rfc1122_old_entry_that_does_not_confirm_is_dropped(known):
     known.advance(60 * SECOND)
     known.down()

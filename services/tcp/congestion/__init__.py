@@ -39,6 +39,9 @@ class CongestionControl(Protocol):
     def on_idle(self, initial: int) -> None:
         """Nothing was sent for longer than the timeout; initial: the restart window's bound."""
 
+    def on_unused(self, now: int) -> None:
+        """Up to now the window was not in full use: the program or the peer had no more for it."""
+
     def to_state(self) -> list:
         """What `restore` needs."""
 

@@ -14,7 +14,7 @@ _C = 0.4  # RFC 9438 5
 _BETA = 0.7  # 4.6
 _ALPHA = 3 * (1 - _BETA) / (1 + _BETA)  # 4.3
 _SECOND = 1_000_000_000
-_FIELDS = ("cwnd", "ssthresh", "_w_max", "_k", "_epoch", "_w_est", "_prior", "_counted")
+_FIELDS = ("cwnd", "ssthresh", "_w_max", "_k", "_epoch", "_seen", "_w_est", "_prior", "_counted")
 
 
 class Cubic:
@@ -29,6 +29,7 @@ class Cubic:
         self._w_max = 0.0
         self._k = 0.0  # seconds from the epoch until the window is W_max again
         self._epoch = 0  # when this stage of congestion avoidance began; 0: not yet
+        self._seen = 0  # up to when the time of this stage is accounted for
         self._w_est = 0.0
         self._prior = 0.0  # cwnd at the last reduction, in segments
         self._counted = 0.0  # parts of a byte that cwnd is owed
@@ -52,6 +53,7 @@ class Cubic:
         cwnd = self.cwnd / mss
         if not self._epoch:
             self._begin(cwnd, now)
+        self._seen = now
         elapsed = (now - self._epoch) / _SECOND
         # 4.3: what Reno would have by now, at CUBIC's reduction
         alpha = 1.0 if self._w_est >= self._prior else _ALPHA
@@ -113,6 +115,12 @@ class Cubic:
         """RFC 5681 4.1; the time of silence does not count (RFC 9438 4.2)."""
         self.cwnd = min(self.cwnd, initial)
         self._epoch = 0
+
+    def on_unused(self, now: int) -> None:
+        """4.2: a time in which cwnd was not grown because it was not used MUST NOT count."""
+        if self._epoch:
+            self._epoch += now - self._seen
+            self._seen = now
 
     def to_state(self) -> list:
         """All numbers, and those of HyStart++."""

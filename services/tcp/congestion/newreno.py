@@ -50,6 +50,9 @@ class NewReno:
         """RFC 5681 4.1: the restart window is min(IW, cwnd)."""
         self.cwnd = min(self.cwnd, initial)
 
+    def on_unused(self, now: int) -> None:
+        """Time says nothing to it."""
+
     def to_state(self) -> list:
         """cwnd, ssthresh and the bytes counted."""
         return [self.cwnd, self.ssthresh, self._counted]
