@@ -121,6 +121,13 @@ class Containers:
         follow = " -f" if listener is not None else ""
         raise LabError(f"the logs are Docker's: docker compose logs{follow} {' '.join(names)}")
 
+    def swap(self, host: str, role: Role, *_: object, **__: object) -> NoReturn:
+        """A container has one process, which is its layer: LabError says what can be done."""
+        raise LabError(
+            f"{host}.{role} is a container, and cannot be exchanged while it runs: change the lab"
+            f" file and `docker compose restart {host}-{role}`"
+        )
+
     def _present(self) -> dict[str, HostConfig]:
         return {
             name: host

@@ -53,7 +53,7 @@ _NUMBERS = (
     "maxseg", "keepalive", "keep_idle", "keep_interval", "keep_count", "syn_count", "user_timeout",
     "linger2", "thin_linear", "syn_retransmits", "snd_locked", "rcv_locked", "rcv_ssthresh",
     "rcvq_space", "rcv_rtt", "bytes_acked", "bytes_received", "segs_in",
-    "segs_out", "retransmits", "delivered_ce",
+    "segs_out", "retransmits", "delivered_ce", "link_mtu", "tos", "uto_adopted",
 )  # fmt: skip
 _RTT = ("srtt", "rttvar", "base")
 """What a connection is. The rest is about what is on its way now, and begins anew: recovery, the

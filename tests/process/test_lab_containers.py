@@ -215,6 +215,7 @@ def test_a_layer_that_stands_still_does_not_live(parts):
             "logs -f h2-app h2-tcp h2-ip h2-link",
         ),
         (lambda client: client.shutdown(), "docker compose down"),
+        (lambda client: list(client.swap("h1", "tcp")), "docker compose restart h1-tcp"),
         (lambda client: client.describe("h1", "tcp", "connections"), "h1.tcp does not answer"),
         (lambda client: client.describe("h9", "tcp", "connections"), "there are h1, h2"),
     ],
