@@ -53,11 +53,11 @@ def test_without_loss_it_is_close_to_what_the_buffer_lets_through(
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-@pytest.mark.parametrize(("loss", "times"), [(0, 0.99), (10, 1.0), (30, 2.5)])
+@pytest.mark.parametrize(("loss", "times"), [(0, 1.0), (10, 1.05), (30, 2.8)])
 def test_it_stands_beside_what_is_known(loss: int, times: float, control: str) -> None:
-    """Wanted: equal, 1.2 and 3 times. Reached: 0.99 (whole segments with timestamps leave 912 bytes
-    of the window unused), about 1.16 and 1.1, about 2.9 and 3.0 (cubic, newreno). More is not to be
-    had from a sender that is fair to Reno and doubles its timeouts: docs/decisions, number 10."""
+    """Wanted: equal, 1.2 and 3 times. Reached: 1.01, 1.16 and 2.9 by CUBIC, 1.01, 1.10 and 3.0 by
+    NewReno. More is not to be had from a sender that is fair to Reno and doubles its timeouts:
+    docs/decisions, number 9."""
     row = KEPT[Cell(32, loss, "each way", control)]
     assert row.median >= times * row.known
 
