@@ -132,7 +132,7 @@ def test_layer_that_ignores_sigterm_is_killed(lab_with, monkeypatch):
 
 
 def test_layer_that_never_becomes_ready_fails_the_start(lab_with, monkeypatch):
-    monkeypatch.setattr("plywire.lab.supervisor.START_LIMIT", 0.5)
+    monkeypatch.setattr("plywire.lab.supervisor.START_LIMIT", 4.0)
     lab = lab_with()
     lab._commands["tcp"] = [sys.executable, "-c", "import sys; sys.stdin.read()"]
     with pytest.raises(LabError, match=r"h1\.tcp"):
