@@ -48,8 +48,9 @@ def gai_error(name: str, note: str = "") -> socket.gaierror:
 
 
 def is_lost(error: grpc.RpcError) -> bool:
-    """Whether it is unknown if the call reached the API, which is what a retry is for."""
-    return error.code() is grpc.StatusCode.UNAVAILABLE
+    """Whether it is unknown if the call reached the API, which is what a retry is for. An API that
+    goes away while a call waits may also cancel it."""
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 def from_rpc(error: grpc.RpcError, target: str) -> OSError:

@@ -54,7 +54,8 @@ class Handover:
         self._asked: set[Role] = set()
         self._token = 0
         self._due: int | None = None
-        self._call: Call | None = None
+        self._call: Call | None = None  # of who waits for the fence
+        self._going: Call | None = None  # of who waits until all is released
         control.verbs = {"fence": self._fence, "lift": self._lift, "leave": self._leave}
         self._control = control
         self.socket = control.socket
@@ -83,8 +84,8 @@ class Handover:
 
     def left(self) -> None:
         """Everything is released: say so to whoever leads."""
-        if self._call is not None:
-            self._call.resolve(True)
+        if self._going is not None:
+            self._going.resolve(True)
 
     def _fence(self, now: int) -> Call:
         """Begin. Answered with what the successor must know."""
@@ -141,10 +142,10 @@ class Handover:
         """Let go of everything; answered when that is done."""
         if not self._shell.frozen:
             raise ValueError("fence first")
-        self._call = Call()
+        self._going = Call()
         self._shell.leaving = True
         self.on_leave()
-        return self._call
+        return self._going
 
 
 class Successor:

@@ -22,11 +22,8 @@ class Bridge:
 
         When the caller is cancelled the operation stops waiting, and takes nothing.
         """
+        await self.thawed()
         shell = self.shell
-        while shell.frozen:  # the state is on its way to a successor, or will be used again
-            thawed = asyncio.Event()
-            shell.when_thawed.append(thawed.set)
-            await thawed.wait()
         call = operation(*args, now=shell.clock(), **fields)
         shell.flush()
         if not call.done:
@@ -40,3 +37,12 @@ class Bridge:
                     shell.flush()
                 raise
         return call.result()
+
+    async def thawed(self) -> None:
+        """Wait while the core's state is on its way to a successor: what is done to it then is
+        lost. It ends when the core is in use again, or with this process."""
+        shell = self.shell
+        while shell.frozen:
+            thawed = asyncio.Event()
+            shell.when_thawed.append(thawed.set)
+            await thawed.wait()

@@ -92,6 +92,7 @@ class SocketService(SocketServiceServicer):
     async def OpenSession(
         self, request: pb.OpenSessionRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.OpenSessionResponse]:
+        await self.bridge.thawed()
         try:
             session = self.layer.open_session(self.shell.clock(), request.session)
         except SocketError as error:

@@ -129,7 +129,7 @@ class Flood(NamedTuple):
     counter: str
     start: Callable[[], Peer] = established
     peak: int = 300
-    work: int = 410
+    work: int = 420
 
 
 def waiting_for_a_window() -> Peer:
