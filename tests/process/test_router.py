@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -61,9 +62,11 @@ def test_a_stream_crosses_the_router_both_ways(routed):
         with theirs:
             assert peer == "10.0.1.1"
             for one, other in ((ours, theirs), (theirs, ours)):
-                one.sendall(data)
-                one.shutdown(1)
-                assert other.makefile("rb").read() == data
+                with ThreadPoolExecutor() as pool:  # more than buffers hold before somebody reads
+                    sent = pool.submit(one.sendall, data)
+                    sent.add_done_callback(lambda _, one=one: one.shutdown(1))
+                    assert other.makefile("rb").read() == data
+                    sent.result()
     assert client.describe("r", "ip", "counters")["ip_forw_datagrams"] > 300
 
 
