@@ -21,7 +21,6 @@ from plywire.messages import (
     Paths,
     Segment,
 )
-from plywire.ports import Reservation
 from plywire.roles import APP, IP, Role
 from plywire.wire.ipv4 import PROTOCOL_TCP
 from plywire.wire.tcp import decode
@@ -30,7 +29,7 @@ from services.tcp.app_calls import AppCalls
 from services.tcp.info import tcp_info
 from services.tcp.segment_arrives import segment_arrives
 from services.tcp.stack import Stack
-from services.tcp.states import LISTEN, SYN_RECEIVED
+from services.tcp.states import SYN_RECEIVED
 from services.tcp.survival import Survival
 from services.tcp.tcb import Tcb
 
@@ -140,15 +139,7 @@ class TcpLayer:
         stack.cookies_until = saved["cookies_until"]
         stack.counters.update(saved["counters"])
         stack.memory.scarce, stack.memory.used_up = saved["scarce"]
-        for row in saved["reservations"]:
-            reservation = Reservation(*row)
-            stack.ports.adopt(reservation)
-            stack.reservations[reservation.handle] = reservation
-        for handle, row, backlog, settings in saved["listeners"]:
-            item = listener.Listener(handle, Reservation(*row))
-            item.state, item.backlog, item.options = LISTEN, backlog, settings
-            stack.ports.adopt(item.reservation)
-            listener.enter(stack, item)
+        listener.enter_again(stack, saved["reservations"], saved["listeners"])
         for row in saved["connections"]:
             tcb = Tcb.from_state(row, stack.cfg)
             stack.enter(tcb)

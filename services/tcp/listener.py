@@ -83,6 +83,19 @@ def enter(stack: Stack, listener: Listener) -> None:
     stack.listening[reservation.address, reservation.port] = listener
 
 
+def enter_again(stack: Stack, reservations: list, listeners: list) -> None:
+    """Bound ports and listeners as their `to_state` described them, back in the tables."""
+    for row in reservations:
+        reservation = Reservation(*row)
+        stack.ports.adopt(reservation)
+        stack.reservations[reservation.handle] = reservation
+    for handle, row, backlog, settings in listeners:
+        listener = Listener(handle, Reservation(*row))
+        listener.state, listener.backlog, listener.options = LISTEN, backlog, settings
+        stack.ports.adopt(listener.reservation)
+        enter(stack, listener)
+
+
 def segment_for_nobody(
     stack: Stack, header: TcpHeader, data: bytes, src: bytes, dst: bytes, now: int
 ) -> None:

@@ -18,7 +18,6 @@ from plywire import seq
 from plywire.envelope import dump_state, load_state
 from plywire.errors import DecodeError
 from plywire.messages import MAX_CHUNK, Closed, Credit, Data, End, Opened
-from plywire.ports import Reservation
 from services.tcp import cookies, listener
 from services.tcp.autotune import send_limit
 from services.tcp.congestion import ALGORITHMS, initial_window
@@ -237,15 +236,7 @@ class Survival:
         stack.ports.restore(saved["ports"])
         stack.app_generation = saved["app_generation"]
         stack.cookies_until = now + 2 * cookies.PERIOD if stack.cfg.syn_cookies else 0
-        for row in saved["reservations"]:
-            reservation = Reservation(*row)
-            stack.ports.adopt(reservation)
-            stack.reservations[reservation.handle] = reservation
-        for handle, row, backlog, settings in saved["listeners"]:
-            item = listener.Listener(handle, Reservation(*row))
-            item.state, item.backlog, item.options = LISTEN, backlog, settings
-            stack.ports.adopt(item.reservation)
-            listener.enter(stack, item)
+        listener.enter_again(stack, saved["reservations"], saved["listeners"])
         for name, entry, region, memory in self._all(names):
             kept = self._recover(name, region, memory, now)
             if kept is None and entry:
