@@ -92,12 +92,16 @@ def _counts(plywire: Callable[..., str]) -> dict[str, int]:
 def transfer(
     setup: Setup, plywire, path: Path, size: int, congestion: str, more: tuple[str, ...] = ()
 ):
-    """A Transfer whose connections are open; congestion is the kernel's, more: impairments."""
-    plywire("impair", "set", f"ply-{setup.interface}", *IMPAIRMENTS, *more)
+    """A Transfer whose connections are open; congestion is the kernel's, more: impairments.
+
+    They are opened on a good wire: a SYN that is lost comes again without ECN (RFC 3168 6.1.1.1).
+    """
+    line = f"ply-{setup.interface}"
+    plywire("impair", "reset", line)
     peers = Peer(setup.namespace), Peer(setup.namespace)
     receiving, sending = peers
     capture = Capture(setup.namespace, setup.interface, path)
-    this = Transfer(setup, plywire, capture, size, _counts(plywire))
+    this = Transfer(setup, plywire, capture, size, {})
     port = receiving("listen", name="listener", port=0)["port"]
     try:
         with (
@@ -121,6 +125,8 @@ def transfer(
                 this.jobs = (partial(_send, this, out, receiving),
                              partial(_receive, this, into, sending))  # fmt: skip
                 this.pool = pool
+                plywire("impair", "set", line, *IMPAIRMENTS, *more)
+                this.before = _counts(plywire)
                 try:
                     yield this
                 finally:
