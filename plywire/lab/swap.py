@@ -28,6 +28,7 @@ from plywire.runtime.observer import Asker
 
 PROBATION = 1.0
 """Seconds that a successor has to live before the exchange counts as done."""
+UNDER_WAY = "another exchange is under way; try again when it is over"
 _STEP_LIMIT = 5.0
 _HARD_STATE = {TCP: "connections", APP: "sockets"}
 """Layers whose state cannot be made again, and what they describe it as."""
@@ -67,13 +68,9 @@ def swap(
     `say` is told beforehand what will happen to what is open. Raises LabError with the reason when
     the old implementation goes on; nothing is lost then.
     """
-    name = f"{host}.{role}"
-    if host not in lab.config.hosts:
-        raise LabError(f"no host {host!r} in this lab; there are {', '.join(lab.config.hosts)}")
-    if role not in LAYERS:
-        raise LabError(f"no layer {role!r}; there are {', '.join(LAYERS)}")
+    name = require(lab.config, host, role)
     if not lab.swapping.acquire(blocking=False):
-        raise LabError(f"{name}: another exchange is under way; try again when it is over")
+        raise LabError(f"{name}: {UNDER_WAY}")
     try:
         if lab.layer(host, role).state != UP:
             raise LabError(f"{name} is {lab.layer(host, role).state}: there is nothing to exchange")
@@ -84,6 +81,15 @@ def swap(
             return None if dry_run else exchange.run(probation)
     finally:
         lab.swapping.release()
+
+
+def require(config: LabConfig, host: str, role: Role) -> str:
+    """The name of a layer, `h1.tcp`. Raises LabError when there is none such in the lab."""
+    if host not in config.hosts:
+        raise LabError(f"no host {host!r} in this lab; there are {', '.join(config.hosts)}")
+    if role not in LAYERS:
+        raise LabError(f"no layer {role!r}; there are {', '.join(LAYERS)}")
+    return f"{host}.{role}"
 
 
 def changed(
