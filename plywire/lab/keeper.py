@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingMixIn, UnixStreamServer
 from typing import Any, NoReturn
@@ -110,32 +110,42 @@ def ask_to_swap(
     request: the arguments in REQUEST. Raises LabError with the keeper's reason, or when there is no
     keeper or it has gone.
     """
-    name = f"{host}.{role}"
-    logs_of = f"see `docker compose logs {host}-{role}`"
+    name, look = f"{host}.{role}", f"see `docker compose logs {host}-{role}`"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(_PATIENCE)
         try:
             sock.connect(str(places.keeper_path(directory, host, role)))
+        except OSError as error:
+            reason = f"has no keeper to exchange it ({error.strerror})"
+            raise LabError(f"{name} {reason}; {look}") from None
+        try:
             sock.sendall(json.dumps(request).encode() + b"\n")
-            with sock.makefile("rb") as answers:
-                for line in answers:
-                    answer = json.loads(line)
-                    if "say" in answer:
-                        say(answer["say"])
-                    elif "refused" in answer:
-                        raise LabError(answer["refused"])
-                    else:
-                        return _report(answer["report"])
+            with sock.makefile("rb") as lines:
+                return _report(_hear(lines, say))
         except TimeoutError:
-            raise LabError(f"{name}: its keeper does not go on; {logs_of}") from None
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise LabError(f"{name} has no keeper that could exchange it; {logs_of}") from None
-        except ConnectionError:
-            pass  # as if it had closed it
-    raise LabError(f"{name}: its keeper ended during the exchange; {logs_of}")
+            raise LabError(f"{name}: its keeper does not go on; {look}") from None
+        except (ConnectionError, EOFError):
+            raise LabError(f"{name}: its keeper ended during the exchange; {look}") from None
+
+
+def _hear(lines: Iterable[bytes], say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The report in a keeper's answers. Raises LabError when it refuses, EOFError when there are
+    no more."""
+    for line in lines:
+        if not line.endswith(b"\n"):
+            break
+        answer = json.loads(line)
+        if "say" in answer:
+            say(answer["say"])
+        elif "refused" in answer:
+            raise LabError(answer["refused"])
+        else:
+            return answer["report"]
+    raise EOFError
 
 
 def _report(fields: dict[str, Any] | None) -> Report | None:
+    """JSON has no tuples."""
     return fields and Report(**{**fields, "silent": tuple(fields["silent"])})
 
 

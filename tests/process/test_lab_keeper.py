@@ -291,7 +291,7 @@ def test_a_keeper_that_stops_during_an_exchange_is_told_of(kept):
 
 def test_a_layer_without_a_keeper_is_not_exchanged(tmp_path):
     (tmp_path / "h1").mkdir()
-    with pytest.raises(LabError, match=r"h1\.ip has no keeper"):
+    with pytest.raises(LabError, match=r"h1\.ip has no keeper to exchange it \(No such file"):
         ask_to_swap(tmp_path / "h1", "h1", "ip", NOTHING, print)
 
 
