@@ -241,9 +241,11 @@ def test_a_layer_that_is_killed_is_started_again_and_what_it_says_is_told(kept):
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: lab.layer("h1", "ip").pid not in (0, first), "h1.ip again")
     assert keeper.poll() is None
+    lab.swap("h1", "ip", f"{BROKEN}:talks")
     assert kept.stop("h1", "ip") == 0
     said = kept.log("h1", "ip")
     assert said.count("ip runs as services.ip:create") == 2
+    assert "\na word of its own\n" in said
     assert "killed by SIGKILL; starting it again at once" in said
     assert lab.layer("h1", "ip").state == "down"
 
