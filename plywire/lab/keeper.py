@@ -81,6 +81,8 @@ class Keeper(Lab):
             old.unlink(missing_ok=True)
         if exchanged(self._origin_file, self.directory) is None:
             self._use(self.config)
+        server = _Server(self, host, role)  # before the layer: one that is up can be exchanged
+        threading.Thread(target=server.serve_forever, args=(None,), daemon=True).start()
         return lock
 
     def _text(self, config: LabConfig) -> str:
@@ -214,8 +216,7 @@ def _keep(file: Path, directory: Path, host: str, role: Role) -> NoReturn:
     failed = threading.Event()
     keeper = Keeper(file, directory, host, role, failed.set)
     keeper.read_logs(lambda *_: False, 0, lambda _h, _r, line: print(line, file=sys.stderr))
-    with keeper, _Server(keeper, host, role) as server:
-        threading.Thread(target=server.serve_forever, args=(None,), daemon=True).start()
+    with keeper:
         failed.wait()
     raise LabError("the supervisor ended by itself; its traceback is above")
 
