@@ -362,9 +362,14 @@ class Option(NamedTuple):
     value: Setting
 
 
+AGAIN = "again"
+"""The topic of a Query by which an app that has recovered asks to be told everything again."""
+
+
 class Query(NamedTuple):
     """app -> tcp: what is in this socket's control block? Answered by Info. topic: "" for the
-    block, "tcp_info" for Linux's struct, "congestion" for the algorithms that there are."""
+    block, "tcp_info" for Linux's struct, "congestion" for the algorithms that there are, AGAIN for
+    nothing: what tcp says behind that Info is meant for this app, and not for one that died."""
 
     KIND = 57
     trace: U64

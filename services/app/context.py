@@ -85,7 +85,7 @@ class Context:
         self.corpses: dict[int, Socket] = {}  # TCP has said Closed, and was not answered yet
         self.touched: dict[Socket | Leaving, None] = {}  # what is not as it was last kept
         self.survival: Survival | None = None
-        self.resuming = False  # this process has recovered, and has not heard of TCP yet
+        self.resuming = False  # this process has recovered, and TCP has not told it all again yet
         self.checking: set[int] = set()  # handles that a recovered TCP is asked whether it knows
         self.recovered = False  # the TCP that says Hello next has what the one before had
         self.next_handle = 2

@@ -35,7 +35,7 @@ class AppLayer(Operations):
             handler = _HANDLERS.get(type(message))
             if handler is None or source != TCP:
                 raise DecodeError("unexpected_message", type(message).__name__)
-            if not self._recovery.answered(message) and not self._crossed_close(message):
+            if self._recovery.concerns(message) and not self._crossed_close(message):
                 handler(self, message)
         except DecodeError as error:
             self.counters[f"drop_{error.reason}"] += 1
@@ -186,10 +186,9 @@ class AppLayer(Operations):
         """TCP is there. One with a new generation knows nothing of what the old one knew."""
         context = self.context
         before, context.tcp_generation = context.tcp_generation, message.generation
-        resuming, context.resuming = context.resuming, False
         if context.survival is not None:
             context.survival.table = True
-        if resuming and before == message.generation:
+        if context.resuming and before == message.generation:
             self._recovery.resume(message.trace)
         elif before is None:
             held, context.held = context.held, []
@@ -201,6 +200,7 @@ class AppLayer(Operations):
             if context.recovered:
                 self._recovery.resume(message.trace)
             else:
+                context.resuming = False
                 context.touched.update(dict.fromkeys(context.closing.values()))
                 context.closing.clear()
                 self._endpoints.replaced(message.trace)

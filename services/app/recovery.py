@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from plywire.layer import Output
-from plywire.messages import Accepted, Closed, Info, Option, Query
+from plywire.messages import AGAIN, Accepted, Closed, Hello, Info, Kept, Option, Query
 from plywire.roles import TCP
 from services.app.context import Context
 from services.app.endpoints import Endpoints
@@ -34,6 +34,8 @@ class Recovery:
         """Say everything again that TCP may not have heard."""
         context = self.context
         context.checking.clear()
+        if context.resuming:
+            context.tell(Query(trace, 0, AGAIN))
         for leaving in list(context.closing.values()):
             close = leaving.close
             if leaving.send is not None:
@@ -44,15 +46,28 @@ class Recovery:
             self._resume(socket, trace)
         self.context.tell(Query(trace, 0))  # that was all
 
-    def answered(self, message: Any) -> bool:
-        """Whether this is TCP's answer to what `resume` asked."""
+    def concerns(self, message: Any) -> bool:
+        """Whether this is for the others: not an answer to what `resume` asked, and not what was
+        said to the process that died. Of that a part may be lost, and the rest still come: without
+        the bytes that came before it, a Closed would end a stream too early."""
         context = self.context
-        ours = type(message) is Info and not message.topic
-        if not ours or message.handle not in context.checking:
+        info = message if type(message) is Info else None
+        if context.resuming and type(message) not in (Hello, Kept):
+            if info is not None and info.topic == AGAIN:
+                context.resuming = False
+            else:
+                context.counters["drop_for_predecessor"] += 1
             return False
+        if info is None or info.topic or info.handle not in context.checking:
+            return True
+        self._answered(info)
+        return False
+
+    def _answered(self, message: Info) -> None:
+        context = self.context
         context.checking.discard(message.handle)
         if message.fields:
-            return True
+            return
         leaving = context.closing.pop(message.handle, None)
         socket = context.handles.get(message.handle)
         if leaving is not None:
@@ -62,7 +77,6 @@ class Recovery:
             self._endpoints.end(socket, "ECONNRESET", _LOST, message.trace)
         elif socket is not None:
             self._endpoints.introduce(socket, message.trace)
-        return True
 
     def _resume(self, socket: Socket, trace: int) -> None:
         self._endpoints.ask_again(socket, trace)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from plywire import app_calls
 from plywire.app_calls import Key
 from plywire.messages import (
+    AGAIN,
     Accepted,
     Bind,
     Bound,
@@ -18,6 +19,7 @@ from plywire.messages import (
     End,
     Listen,
     Option,
+    Query,
 )
 from plywire.paths import Path
 from plywire.ports import Reservation
@@ -144,6 +146,15 @@ class AppCalls(app_calls.AppCalls):
         if not tcb.cork:
             stack.disarm(tcb, CORK)
         push(stack, tcb, now)  # Nagle or a cork may have held something back
+
+    def _query(self, message: Query, now: int) -> None:
+        survival = self.stack.survival
+        if message.topic != AGAIN or survival is None:
+            super()._query(message, now)
+            return
+        survival.gather()
+        super()._query(message, now)
+        survival.tell_again(now)
 
     def about(self, handle: int, topic: str, now: int) -> dict[str, int | str]:
         survival = self.stack.survival

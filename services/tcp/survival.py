@@ -19,7 +19,6 @@ from plywire.envelope import dump_state, load_state
 from plywire.errors import DecodeError
 from plywire.messages import MAX_CHUNK, Closed, Credit, Data, End, Opened
 from plywire.region import FIRST_RING, SLAB, Region, Slabs, Store
-from plywire.roles import APP
 from services.tcp import cookies, listener
 from services.tcp.autotune import send_limit
 from services.tcp.congestion import ALGORITHMS, initial_window
@@ -444,14 +443,9 @@ class Survival:
     # --- after the death of app -------------------------------------------------------------------
 
     def app_recovered(self, now: int) -> None:
-        """Another app is there, and it has the sockets of the one that died. What that one was
-        told, and had not worked through, is told again."""
+        """Another app is there, and it has the sockets of the one that died."""
         stack = self.stack
-        stack.flush_all()
-        stack.out = [output for output in stack.out if output.to != APP]  # told again below
-        self.commit()
-        self._untold = self.tables = self.repeated = True
-        self.tell_again(now)
+        self.tables = self.repeated = True
         for tcb in list(stack.by_id.values()):
             if tcb.handle and tcb.rcv_needed != tcb.rcv_offset and tcb.kept.region is None:
                 stack.end(tcb, ABORT, "ECONNRESET", "app died, and what came was not kept", now,
@@ -459,6 +453,12 @@ class Survival:
         accepted = {tcb.handle for tcb in stack.by_id.values() if tcb.accepted or not tcb.listener}
         self._unasked = {handle for handle in stack.by_handle if handle in accepted}
         self._unasked |= {*stack.listeners, *stack.reservations, *stack.waiting}
+
+    def gather(self) -> None:
+        """All that is for app is told, and what came is in the regions."""
+        self.stack.flush_all()
+        self.commit()
+        self._untold = True
 
     def asked(self, handle: int) -> set[int]:
         """App speaks of a socket that it has; with 0, it has spoken of all. Returns those that it

@@ -20,6 +20,8 @@ from sim_programs import (
 
 from plywire.errors import SocketError
 from plywire.lab.simulator import World
+from plywire.lab.simulator.node import Node
+from plywire.messages import Closed
 from plywire.region import slot_size
 from plywire.roles import APP, TCP
 from services.app.survival import CONTROL
@@ -238,6 +240,28 @@ def test_what_was_sent_right_before_close_arrives(role):
     h1.crash(role)
     exchange(world, program)
     assert bytes(program.received) == UP
+
+
+def test_what_was_meant_for_the_dead_app_does_not_reach_its_heir(monkeypatch):
+    """ZeroMQ hands on to the next process what the one before had not taken. The bytes went to the
+    dead one, the Closed behind them comes to its heir: the stream is not at its end by that."""
+    world, h1, h2, client, server = pair()
+    h2.recv(server, 100).result()
+    assert h1.recv(client, 3, offset=0).result().data == b"nor"
+    (row,) = h1.describe("tcp", "connections")
+    greet = Node.greet
+
+    def late(node, other) -> None:
+        world.post(world.now, node, Closed(0, row["handle"], "", ""), TCP)
+        greet(node, other)
+        world.post(world.now, node, Closed(0, row["handle"], "", ""), TCP)
+
+    monkeypatch.setattr(Node, "greet", late)
+    h1.crash("app")
+    assert h1.counter("app", "drop_for_predecessor") == 2
+    assert world.wait(h1.recv(client, 100, offset=3), limit=SECOND).data == b" this"
+    h2.send(server, b", but this").result()
+    assert world.wait(h1.recv(client, 100, offset=8), limit=SECOND).data == b", but this"
 
 
 def test_a_swap_and_a_death_behind_it():
