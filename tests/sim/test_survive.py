@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from mortal import Fate
+from mortal import DOWN, UP, session
 from sim_programs import (
     MS,
     SECOND,
@@ -20,33 +20,6 @@ from sim_programs import (
 
 from plywire.errors import SocketError
 from plywire.lab.simulator import World
-
-UP = bytes(range(256)) * 100
-DOWN = bytes(reversed(range(256))) * 60
-
-
-def session(dies, who: str = "both", seed: int = 0, up: bytes = UP, down: bytes = DOWN, **wire):
-    """connect, a transfer both ways, close; returns how often somebody died, in how many steps."""
-    world = World(seed, strict=True)
-    world.wire("lan", delay=2 * MS, rate=100_000_000, **wire)
-    h1, h2 = two_hosts(world)
-    fate = Fate(dies)
-    for host in (h1, h2):
-        if who in ("both", host.name):
-            fate.over(host)
-    client, server = connected(world, h1, h2)
-    programs = Program(h1, client, up, 5000), Program(h2, server, down, 5000)
-    exchange(world, *programs)
-    assert bytes(programs[1].received) == up
-    assert bytes(programs[0].received) == down
-    world.advance(300 * SECOND)
-    for host in (h1, h2):
-        assert host.describe("tcp", "connections") == []
-        assert host.describe("app", "waiting") == 0
-        assert not host.layer("app").context.closing
-        assert set(host.memory["tcp"].names()) <= {"stack", "slab-0"}
-        assert host.counter("tcp", "tcp_estab_resets") == 0
-    return fate
 
 
 def steps(who: str) -> int:
@@ -178,16 +151,3 @@ def test_a_swap_and_a_death_behind_it():
     assert world.wait(h1.recv(client, 100), limit=SECOND).data == b"nor this"
     h1.send(client, b"more").result()
     assert world.wait(h2.recv(server, 100), limit=SECOND).data == b"more"
-
-
-def test_tcp_and_app_die_together():
-    """The new app has forgotten its sockets: the peer is told with RST."""
-    world, h1, h2, _, server = pair()
-    h2.recv(server, 100).result()
-    node = h1.nodes["tcp"]
-    h1.crash("app")
-    h1.crash("tcp")
-    assert node.layer.describe("connections", world.now) == []
-    with pytest.raises(SocketError) as caught:
-        world.wait(h2.recv(server, 100), limit=SECOND)
-    assert caught.value.name == "ECONNRESET"
