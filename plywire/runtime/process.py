@@ -270,21 +270,10 @@ def _program(
     """Become a program, which takes the locks itself: at once, or when it is to take over."""
     program.check(found, role)
     directory = arguments.run_dir
-    if arguments.successor:
-        leading = zmq.Context()
-        place = places.handover_endpoint(directory, host.name, role, os.getpid())
-        leader = Control(leading, place, {}, longest=STATE_MAX)
-        successor = Successor(leader, program.STATELESS, spec, LabClock(directory))
-        _say("prepared")
-        turn = successor.wait(_wakeups(arguments.supervised))
-        if turn:
-            successor.done()
-        leader.close(_LAST_WORDS)
-        leading.term()
-        if not turn:
-            return EXIT_OK
-    shutil.rmtree(places.region(directory, host.name, role), ignore_errors=True)  # as in _keep
-    told = program.settings(role, host, directory, spec, arguments.supervised)
+    if not arguments.successor:  # else a predecessor still has it
+        shutil.rmtree(places.region(directory, host.name, role), ignore_errors=True)  # as in _keep
+    supervised, successor = arguments.supervised, arguments.successor
+    told = program.settings(role, host, directory, spec, supervised, successor)
     return program.become(found, told)
 
 
