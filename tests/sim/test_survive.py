@@ -1,5 +1,6 @@
-"""tcp is killed at any moment, and its connections live (docs/decisions/0007). PLYWIRE_SOAK=1: 2,000
-seeds of random moments."""
+"""tcp is killed at any moment, and its connections live (docs/decisions/0007).
+
+PLYWIRE_SOAK=1 takes 2,000 seeds of random moments."""
 
 from __future__ import annotations
 
