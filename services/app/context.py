@@ -181,8 +181,6 @@ class Context:
 
     def settle(self, waiter: Waiter) -> bool:
         """Try a waiter; True when its call is answered."""
-        if waiter.socket is not None:
-            self.touched[waiter.socket] = None
         try:
             value = waiter.attempt()
         except SocketError as error:
@@ -191,6 +189,8 @@ class Context:
             return True
         if value is None:
             return False
+        if waiter.socket is not None:
+            self.touched[waiter.socket] = None
         self._remove(waiter)
         waiter.call.resolve(value)
         return True

@@ -80,7 +80,8 @@ class AppLayer(Operations):
         elif survival.recover():
             context.resuming = True
             self.lease_sessions(now)
-            return {TCP: context.tcp_generation}
+            if context.tcp_generation is not None:
+                return {TCP: context.tcp_generation}
         return {}
 
     def snapshot(self) -> bytes:
@@ -188,11 +189,10 @@ class AppLayer(Operations):
         before, context.tcp_generation = context.tcp_generation, message.generation
         if context.survival is not None:
             context.survival.table = True
-        if context.resuming and before == message.generation:
+        if context.resuming and before in (None, message.generation):
             self._recovery.resume(message.trace)
         elif before is None:
-            held, context.held = context.held, []
-            context.out.extend(Output(TCP, each) for each in held)
+            pass  # it is told what was held for it
         elif before != message.generation:
             if self._tracer.enabled:
                 self._tracer.note(context.now, message.trace, "tcp replaced")
@@ -205,6 +205,8 @@ class AppLayer(Operations):
                 context.closing.clear()
                 self._endpoints.replaced(message.trace)
         context.recovered = False
+        held, context.held = context.held, []
+        context.out.extend(Output(TCP, each) for each in held)
 
     def _kept(self, message: Kept) -> None:
         self.context.recovered = True

@@ -152,6 +152,7 @@ class Streaming:
 def tell_credit(context: Context, socket: Socket, trace: int) -> None:
     """How far the program has read, how much may come, and what may be asked for again."""
     stream = socket.receive
+    context.touched[socket] = None  # what TCP lets go of must not be missed by a successor
     context.tell(Credit(trace, socket.handle, stream.delivered, stream.limit, stream.needed))
 
 
@@ -239,6 +240,7 @@ class _Sending(Waiter):
             socket.corked = True
             context.tell(Option(trace, socket.handle, "TCP_CORK", 1))
         self.taken += take
+        context.touched[socket] = None
         index = position - self.start
         data = self.data
         whole = take == len(data) and take <= PIECE

@@ -1,7 +1,10 @@
-"""tcp is killed at any moment, and its connections live (docs/decisions/0007)."""
+"""tcp is killed at any moment, and its connections live (docs/decisions/0007).
+
+PLYWIRE_SOAK=1 takes 2,000 seeds of random moments."""
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -21,6 +24,8 @@ from sim_programs import (
 from plywire.errors import SocketError
 from plywire.lab.simulator import World
 
+SEEDS = 2000 if os.environ.get("PLYWIRE_SOAK") else 40
+
 
 def steps(who: str) -> int:
     return session(lambda step: False, who).steps
@@ -35,14 +40,14 @@ def test_tcp_dies_between_any_two_steps_of_a_connection(who, part):
         assert session(lambda step, moment=moment: step == moment, who).deaths == 1, moment
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_both_tcps_die_again_and_again(seed):
     rng = random.Random(seed)
     rate = rng.choice((0.002, 0.01, 0.03))
     session(lambda step: rng.random() < rate, "both", seed)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
 def test_both_tcps_die_on_a_bad_wire(seed):
     rng = random.Random(seed)
     session(lambda step: rng.random() < 0.01, "both", seed, loss=0.05, reorder=0.1, duplicate=0.05)
