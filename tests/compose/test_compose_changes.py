@@ -15,7 +15,7 @@ from plywire.client import Stack
 from tests.compose.conftest import run, wait_until
 from tests.process.programs import PIECE, block
 
-KILLED = ("h1-link", "h2-ip", "h2-link", "h1-ip", "h1-tcp", "h2-tcp")
+KILLED = ("h1-link", "h2-ip", "h2-link", "h1-ip", "h1-tcp", "h2-tcp", "h1-app", "h2-app")
 """Containers that are killed under a transfer, one after the other."""
 TIMES = 20 if os.environ.get("PLYWIRE_SOAK") else 1
 """How often each layer of a host is exchanged."""
