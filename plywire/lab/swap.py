@@ -132,6 +132,7 @@ class _Exchange:
         self._old_pid = lab.layer(host, role).pid
         self._new: Child | None = None
         self._fresh = False
+        self._program = False
         self._started = 0.0
         self._adopted = False
 
@@ -153,6 +154,10 @@ class _Exchange:
         if new.state != PREPARED:
             words = new.last_words if new.ending else f"not ready within {START_LIMIT:g} s"
             raise self._kept(f"{self._after} cannot start: {words or new.ending}")
+        try:
+            self._program = isinstance(find(self._after), Program)
+        except ConfigError as error:
+            raise self._kept(f"{self._after}: {error}") from None
         self._started = time.monotonic() - began
         theirs = self._ask(new.process.pid, "format")
         own = self._describe("format")
@@ -189,7 +194,7 @@ class _Exchange:
             self._lab.expect_end(self._host, self._role, False)
             self._ask(self._old_pid, "lift")
             raise self._kept(str(error)) from None
-        if isinstance(find(self._after), Program):  # it keeps nothing, and knows of no region
+        if self._program:  # it keeps nothing, and knows of no region
             shutil.rmtree(places.region(self._lab.directory, self._host, self._role), True)
         old_config = self._lab.config
         new.on_probation = lambda: self._lab.go_back(new, old_config)
