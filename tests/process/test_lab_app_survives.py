@@ -10,11 +10,13 @@ import signal
 import threading
 
 import pytest
-from running import wait_until
+from running import ROOT, wait_until
 
 from plywire.client import ApiDown, Stack
 from plywire.client.api import RESUME_WITHIN
+from plywire.lab.rundir import LabError
 from plywire.lab.supervisor import Lab
+from plywire.lab.swap import swap
 
 TIMES = 3
 LINE = 1000
@@ -25,8 +27,11 @@ NUMBERS = itertools.count()
 
 @pytest.fixture(scope="module")
 def lab():
-    with Lab() as lab:
-        yield lab
+    """Its processes find the implementations of tests/process/successors.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        with Lab() as lab:
+            yield lab
 
 
 def kill(lab: Lab, host: str, *roles: str) -> None:
@@ -175,6 +180,28 @@ def test_programs_see_nothing_of_a_killed_app(lab, roles):
         assert not stays.is_alive()
     if programs.errors:
         raise programs.errors[0]
+
+
+@pytest.mark.parametrize("role", ["app", "tcp"])
+def test_a_successor_that_dies_on_probation_costs_no_connection(lab, role):
+    """The old implementation goes on from what its predecessors have kept."""
+    broken = f"tests.process.successors:{role}_dies_at_work"
+    with (
+        Stack(lab.target("h1")) as h1,
+        Stack(lab.target("h2")) as h2,
+        h2.create_server(("", 72)) as server,
+        h1.create_connection(("10.0.0.2", 72), timeout=60) as sock,
+        server.accept()[0] as peer,
+    ):
+        peer.settimeout(60)
+        peer.sendall(b"read by nobody yet")
+        with pytest.raises(LabError, match="within its probation: RuntimeError: not what I"):
+            swap(lab, "h1", role, broken, probation=20)
+        wait_until(lambda: lab.layer("h1", role).state == "up", "the old one", 60)
+        assert lab.layer("h1", role).implementation == f"services.{role}:create"
+        assert exactly(sock, 18) == b"read by nobody yet"
+        sock.sendall(b"and on")
+        assert exactly(peer, 6) == b"and on"
 
 
 def test_an_api_that_ends_says_so():
