@@ -185,7 +185,9 @@ class TcpLayer:
         if topic == "counters":
             established = sum(tcb.state in ("ESTABLISHED", "CLOSE-WAIT")
                               for tcb in stack.by_id.values())  # fmt: skip
-            return {**stack.counters, "tcp_curr_estab": established}
+            memory = stack.memory
+            return {**stack.counters, "tcp_curr_estab": established, "tcp_memory": memory.held,
+                    "tcp_memory_bound": memory.bound}  # fmt: skip
         if topic == "memory":
             return stack.memory.state()
         raise KeyError(topic)
