@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import select
+import socket
 import sys
 import time
 
@@ -33,10 +34,16 @@ def digest(size: int) -> str:
     return hashlib.sha256(block(size)).hexdigest()
 
 
-def sender(target: str, address: str, port: str, size: str) -> None:
-    """Connect, send `size` bytes of `block`, end the stream, wait for the peer's end."""
+def sender(target: str, address: str, port: str, size: str, buffer: str = "0") -> None:
+    """Connect, send `size` bytes of `block`, end the stream, wait for the peer's end.
+
+    buffer: SO_SNDBUF, unless 0.
+    """
     data = block(int(size))
-    with Stack(target) as stack, stack.create_connection((address, int(port))) as sock:
+    with Stack(target) as stack, stack.socket() as sock:
+        if buffer != "0":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(buffer))
+        sock.connect((address, int(port)))
         say(event="connected", port=sock.getsockname()[1])
         for start in range(0, len(data), PIECE):
             sock.sendall(data[start : start + PIECE])

@@ -10,8 +10,8 @@ import pytest
 
 from plywire.errors import DecodeError
 from plywire.lab.simulator.memory import Memory
+from plywire.region import ENTRIES, FIRST_RING, Region, Slabs
 from plywire.runtime.store import FileStore
-from services.tcp.region import ENTRIES, FIRST_RING, Region, Slabs
 
 SIZE = 100
 

@@ -279,6 +279,8 @@ class Region:
 def _room(size: int, span: tuple[int, int]) -> int:
     """The size of a ring for these offsets: twice what is in it, so that what is acknowledged in
     one batch and what comes in the same batch both have a place."""
+    if not size:
+        return 0
     size = max(size, GROWN_RING)
     while size < 2 * (span[1] - span[0]):
         size *= 2
@@ -291,12 +293,16 @@ def slot_size(size: int) -> int:
 
 
 class Slabs:
-    """The entries of all slabs. blank: the control block of one that nobody uses."""
+    """The entries of all slabs. blank: the control block of one that nobody uses; rings: the sizes
+    of its rings, 0 for one that is not needed."""
 
-    def __init__(self, store: Store, blank: bytes) -> None:
+    def __init__(
+        self, store: Store, blank: bytes, rings: tuple[int, int] = (FIRST_RING, FIRST_RING)
+    ) -> None:
         self._store = store
         self._blank = blank
-        self._stride = _SLOTS + 2 * slot_size(len(blank)) + 2 * FIRST_RING
+        self._rings = rings
+        self._stride = _SLOTS + 2 * slot_size(len(blank)) + sum(rings)
         self._count = 0
         self.free: list[Region] = []
 
@@ -310,7 +316,7 @@ class Slabs:
             made = []
             for at in range(0, ENTRIES * self._stride, self._stride):
                 region = Region(self._store, len(self._blank))
-                region.format(memory[at : at + self._stride], (FIRST_RING, FIRST_RING), self._blank)
+                region.format(memory[at : at + self._stride], self._rings, self._blank)
                 made.append(region)
             self._store.rename(temporary, name)
             self._count += 1
@@ -318,6 +324,14 @@ class Slabs:
         region = self.free.pop()
         region.begin(sending, receiving)
         return region
+
+    def blank(self, region: Region, memory: memoryview) -> None:
+        """Make an entry that was found one that nobody uses, also a damaged one."""
+        try:
+            region.load(memory)
+        except DecodeError:
+            region.format(memory, self._rings, self._blank)
+        self.give(region)
 
     def give(self, region: Region) -> None:
         """Nobody uses an entry any more."""
