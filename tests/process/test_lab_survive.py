@@ -31,7 +31,7 @@ SLICE = 1_000_000
 HOSTS = ["h1", "h2"]
 ROLES = ["app", "tcp", "ip", "link"]
 SEND_BUFFER = {("h1", "app"): SLICE // 8}
-"""What tcp sends while its app is dead must be less than a slice, or several kills fall into one."""
+"""What tcp sends while its app is dead must be less than a slice: one kill falls into each."""
 LIMIT = 60.0
 SHORT = 30_000
 
