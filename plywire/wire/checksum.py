@@ -20,11 +20,12 @@ def checksum(data: bytes | memoryview, initial: int = 0) -> int:
     data: a zero byte is understood behind an odd length; initial: a partial sum, as
     `pseudo_header` gives it.
     """
+    size = len(data)
     total = int.from_bytes(data, "big")
-    if len(data) & 1:
+    if size & 1:
         total <<= 8
     total += initial
-    if len(data) > _FOLDED:
+    if size > _FOLDED:
         for bits, mask in _FOLDS:
             total = (total >> bits) + (total & mask)
     rest = total % 0xFFFF
