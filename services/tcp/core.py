@@ -164,9 +164,9 @@ class TcpLayer:
         self.stack.survival = survival
         if restored:
             survival.take_over(now)
-        elif survival.recover(now):
-            return {APP: self.stack.app_generation}
-        return {}
+        known = not restored and survival.recover(now)
+        survival.prepare()
+        return {APP: self.stack.app_generation} if known else {}
 
     def describe(self, topic: str, now: int) -> object:
         """`connections` (as `ss -tin`), `listeners`, `counters`, `memory`."""

@@ -335,21 +335,27 @@ class Slabs:
     def take(self, sending: int, receiving: int) -> Region:
         """An entry for a connection whose streams are at these offsets; in the memory it stays
         unused until it is saved. Raises OSError when there is no room for another slab."""
-        if not self.free:
-            name = f"{SLAB}{self._count}"
-            temporary = f"{name}.new"
-            memory = self._store.create(temporary, ENTRIES * self._stride)
-            made = []
-            for at in range(0, ENTRIES * self._stride, self._stride):
-                region = Region(self._store, len(self._blank))
-                region.format(memory[at : at + self._stride], (FIRST_RING, FIRST_RING), self._blank)
-                made.append(region)
-            self._store.rename(temporary, name)
-            self._count += 1
-            self.free = made[::-1]
+        self.prepare()
         region = self.free.pop()
         region.begin(sending, receiving)
         return region
+
+    def prepare(self) -> None:
+        """Have an entry that is free, if need be in another slab. Raises OSError when there is no
+        room for it."""
+        if self.free:
+            return
+        name = f"{SLAB}{self._count}"
+        temporary = f"{name}.new"
+        memory = self._store.create(temporary, ENTRIES * self._stride)
+        made = []
+        for at in range(0, ENTRIES * self._stride, self._stride):
+            region = Region(self._store, len(self._blank))
+            region.format(memory[at : at + self._stride], (FIRST_RING, FIRST_RING), self._blank)
+            made.append(region)
+        self._store.rename(temporary, name)
+        self._count += 1
+        self.free = made[::-1]
 
     def give(self, region: Region) -> None:
         """Nobody uses an entry any more."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -104,6 +105,12 @@ class Survival:
         self._resuming: list[Tcb] = []  # recovered, and nothing was sent yet
         self._damaged: list[Tcb] = []  # their peers are to be told
         self._untold = False  # app was not told yet
+
+    def prepare(self) -> None:
+        """Make room for the first connections now: a slab costs a millisecond, which the first
+        connect would else wait for."""
+        with suppress(OSError):  # they will try again, and say so
+            self._slabs.prepare()
 
     # --- while it lives ---------------------------------------------------------------------------
 

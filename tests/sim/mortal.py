@@ -43,7 +43,11 @@ class Fate:
 
 def _first(host: Host):
     layer = host._make(TCP)
-    return layer, host._generation(TCP), host._keep(TCP, layer)
+    try:
+        kept = host._keep(TCP, layer)
+    except Killed:  # before it was up
+        return _first(host)
+    return layer, host._generation(TCP), kept
 
 
 def _mortal(layer, fate: Fate):
