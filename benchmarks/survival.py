@@ -1,7 +1,8 @@
-"""What it costs that connections outlive kill -9: the same work with and without, in turns.
+"""What it costs that connections and sockets outlive kill -9: the same work with and without, in
+turns.
 
 `python -m benchmarks.survival` prints both and their ratio. Other load on the machine hits both
-alike, because the turns alternate; the processor time of the two tcp processes hardly feels it.
+alike, because the turns alternate; the processor time of the tcp and app processes hardly feels it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ WITHOUT, WITH = False, True
 
 
 def lab(survive: bool) -> Lab:
-    """The default lab, with or without regions."""
+    """The default lab, with or without regions of tcp and app."""
     config = load_lab()
     hosts = {
-        name: replace(host, tcp=replace(host.tcp, survive=survive))
+        name: replace(
+            host, tcp=replace(host.tcp, survive=survive), app=replace(host.app, survive=survive)
+        )
         for name, host in config.hosts.items()
     }
     return Lab(replace(config, hosts=hosts))
@@ -41,16 +44,16 @@ def measure_echo(lab: Lab, count: int) -> float:
 def turn(survive: bool, connects: int, megabytes: int) -> dict[str, float]:
     """All measurements once, in a lab of their own."""
     with lab(survive) as running:
-        pids = [status.pid for status in running.status() if status.role == "tcp"]
+        pids = {role: [status.pid for status in running.status() if status.role == role]
+                for role in ("tcp", "app")}  # fmt: skip
         connect = measure_connect(running, connects)["p50"]
         echo = measure_echo(running, connects)
-        before = cpu_seconds(pids)
-        rate = measure_bulk(running, megabytes * 1_000_000)
-        used = cpu_seconds(pids) - before
-    return {
-        "connect": connect, "echo": echo, "bulk": rate,
-        "tcp processor time a byte": used / (megabytes * 1_000_000),
-    }  # fmt: skip
+        size = megabytes * 1_000_000
+        before = {role: cpu_seconds(each) for role, each in pids.items()}
+        rate = measure_bulk(running, size)
+        used = {f"{role} processor time a byte": (cpu_seconds(each) - before[role]) / size
+                for role, each in pids.items()}  # fmt: skip
+    return {"connect": connect, "echo": echo, "bulk": rate, **used}
 
 
 def compare(turns: int, connects: int, megabytes: int) -> dict[str, tuple[float, float]]:
@@ -67,11 +70,10 @@ def compare(turns: int, connects: int, megabytes: int) -> dict[str, tuple[float,
 
 def report(figures: dict[str, tuple[float, float]]) -> None:
     """Print a table of `compare`."""
-    units = {"connect": (1e3, "ms"), "echo": (1e3, "ms"), "bulk": (8e-6, "Mbit/s"),
-             "tcp processor time a byte": (1e9, "ns")}  # fmt: skip
+    units = {"connect": (1e3, "ms"), "echo": (1e3, "ms"), "bulk": (8e-6, "Mbit/s")}
     click.echo(f"{'survival':28} {'without':>16} {'with':>16} {'change':>8}  goal")
     for what, (without, kept) in figures.items():
-        factor, unit = units[what]
+        factor, unit = units.get(what, (1e9, "ns"))
         change = kept / without - 1
         click.echo(f"{what:28} {f'{without * factor:.2f} {unit}':>16} "
                    f"{f'{kept * factor:.2f} {unit}':>16} {change:>+8.1%}  within 10 %")  # fmt: skip

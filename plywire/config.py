@@ -40,6 +40,7 @@ class AppConfig:
     max_descriptors: int = 4096
     receive_buffer: int = 3 << 20  # bytes a socket at most; the credit given to TCP
     listen: str = ""  # the API's address; "" is a unix socket in the run directory
+    survive: bool = True  # sockets are kept where kill -9 of this layer does not reach
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Survivor(Protocol):
     def keep_in(
         self, store: Any, now: int, say: Callable[[str], object], restored: bool = False
     ) -> dict[Role, int]:
-        """Keep it in `store` (`services.tcp.region.Store`) from now on, always before `outputs`
+        """Keep it in `store` (`plywire.region.Store`) from now on, always before `outputs`
         hands out what depends on it; called before anything is received.
 
         What a predecessor has left there is taken up, unless this layer was `restored` from its

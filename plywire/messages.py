@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-SCHEMA = 2
+SCHEMA = 3
 """The version that stands at the head of each batch. A reader refuses any other."""
 
+NOTHING = 0xFFFF_FFFF_FFFF_FFFF
+"""Of a stream's offsets: beyond every byte."""
 MAX_PACKET = 65_535
 MAX_FRAME = 65_600
 MAX_CHUNK = 262_144
@@ -360,9 +362,14 @@ class Option(NamedTuple):
     value: Setting
 
 
+AGAIN = "again"
+"""The topic of a Query by which an app that has recovered asks to be told everything again."""
+
+
 class Query(NamedTuple):
     """app -> tcp: what is in this socket's control block? Answered by Info. topic: "" for the
-    block, "tcp_info" for Linux's struct, "congestion" for the algorithms that there are."""
+    block, "tcp_info" for Linux's struct, "congestion" for the algorithms that there are, AGAIN for
+    nothing: what tcp says behind that Info is meant for this app, and not for one that died."""
 
     KIND = 57
     trace: U64
@@ -395,11 +402,12 @@ class Data(NamedTuple):
 
 
 class Credit(NamedTuple):
-    """The receiver of Data has all bytes before `acked` for good and takes those before `limit`.
+    """The receiver of Data has taken all bytes before `acked` and takes those before `limit`.
 
     From app to tcp, acked is what the program has read and limit - acked is the receive buffer:
     TCP's receive window is limit - rcv_nxt. From tcp to app, acked is what the send buffer holds
-    and limit is where it would be full. Both only grow.
+    and limit is where it would be full. needed: those from here on may be asked for again, by an
+    app that had died and has recovered; NOTHING: none of those before acked. All only grow.
     """
 
     KIND = 65
@@ -407,6 +415,7 @@ class Credit(NamedTuple):
     handle: U64
     acked: U64
     limit: U64
+    needed: U64 = NOTHING
 
 
 class End(NamedTuple):

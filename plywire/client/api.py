@@ -1,10 +1,10 @@
 """The connection to the API of one host: its channel, its session, and how a call is made.
 
 A session owns this program's sockets. Its stream stays open for as long as the program lives, so
-that the sockets of a program that died are closed. When the stream ends, the API may have been
-exchanged for another process that has the sockets: the session is asked for again, and calls wait
-for that, and are repeated. If it is not there any more, the sockets are gone, and their numbers may
-soon mean other sockets: from then on no call with one of them leaves this file.
+that the sockets of a program that died are closed. When the stream breaks, the API may have been
+exchanged, or have died, and another process has the sockets: the session is asked for again, and
+calls wait for that, and are repeated. If it is not there any more, the sockets are gone, and their
+numbers may soon mean other sockets: from then on no call with one of them leaves this file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATIENCE = 30.0
 
 _PAUSES = (0.05, 0.1, 0.2, 0.4)  # before each retry, in seconds
 
-RESUME_WITHIN = 3.0
+RESUME_WITHIN = 10.0
 """Seconds that an API which has gone may take to come back with the session."""
 
 _LOST_PAUSE = 0.1
@@ -102,8 +102,9 @@ class Api:
         """Make one call and return its response.
 
         method: a callable of `stub`; wait: the seconds that the API may block because it was asked
-        to, None for ever; retry: whether the call may be repeated when its reply is lost; session:
-        the one whose socket the request names. Raises what `socket` would raise.
+        to, None for ever; retry: whether the call may be repeated when its reply is lost, and not
+        only when the API has come back as another process; session: the one whose socket the
+        request names. Raises what `socket` would raise.
         """
         deadline = None if wait is None else wait + PATIENCE
         attempt = resumed = 0
@@ -120,13 +121,17 @@ class Api:
             try:
                 return method(request, timeout=deadline)
             except grpc.RpcError as error:
-                if not (retry and is_lost(error) and attempt < len(_PAUSES)):
+                if not is_lost(error) or attempt == len(_PAUSES):
                     raise from_rpc(error, self.target) from None
+                lost = error
             except ValueError:  # the channel was closed
                 raise self._gone() from None
             # The end of a session arrives by another thread: give it the time to be noticed.
             self._pause(_PAUSES[attempt])
             attempt += 1
+            came_back = session is not None and session.wait() and session.resumed != resumed
+            if not retry and not came_back:
+                raise from_rpc(lost, self.target) from None
 
     def close(self) -> None:
         """Close the channel; calls under way fail."""
@@ -173,7 +178,8 @@ class Session:
             self._end()
 
     def _end(self) -> None:
-        if self._left or self._api.closed:
+        ends = self._stream.code() is grpc.StatusCode.OK  # the API says so, and does not come back
+        if self._left or self._api.closed or ends:
             self.ended = True
             return
         self._known.clear()

@@ -74,9 +74,10 @@ class Socket(Stream):
     def bind(self, address: Address) -> None:
         """Take a local address; "" is any of the host's, port 0 any free one."""
         host, port = self._resolve(address)
-        request = pb.BindRequest(descriptor=self._open(), address=pb.Address(host=host, port=port))
-        # Not repeated: a bind whose reply was lost would fail the second time.
-        self._call("Bind", request, retry=False)
+        local = pb.Address(host=host, port=port)
+        request_id = _request_id()
+        request = pb.BindRequest(descriptor=self._open(), address=local, request_id=request_id)
+        self._call("Bind", request)
 
     def listen(self, backlog: int | None = None) -> None:
         """Accept connections, at most `backlog` of them waiting."""
@@ -173,7 +174,8 @@ class Socket(Stream):
         """An option: an int, or bytes of at most buflen."""
         name = options.name_of(level, optname)
         request = pb.GetOptionRequest(descriptor=self._open(), name=name)
-        # SO_ERROR is cleared by being read, so a lost reply is not asked for again.
+        # SO_ERROR is cleared by being read, so a lost reply is not asked for again, unless from
+        # another process of the API: there it is as it was before.
         response = self._call("GetOption", request, retry=name != "SO_ERROR")
         if name == "SO_ERROR":
             self._refresh()

@@ -10,6 +10,7 @@ started in its place.
 
 from __future__ import annotations
 
+import shutil
 import time
 import tomllib
 from collections.abc import Callable, Mapping
@@ -21,7 +22,8 @@ from plywire.lab.child import DOWN, PREPARED, UP, Child
 from plywire.lab.dump import dump_lab
 from plywire.lab.rundir import LabError
 from plywire.lab.supervisor import START_LIMIT, Lab
-from plywire.registry import implementation
+from plywire.layer import Program
+from plywire.registry import find, implementation
 from plywire.roles import APP, LAYERS, TCP, Role
 from plywire.runtime import config as places
 from plywire.runtime.observer import Asker
@@ -181,6 +183,8 @@ class _Exchange:
             self._lab.expect_end(self._host, self._role, False)
             self._ask(self._old_pid, "lift")
             raise self._kept(str(error)) from None
+        if isinstance(find(self._after), Program):  # it keeps nothing, and knows of no region
+            shutil.rmtree(places.region(self._lab.directory, self._host, self._role), True)
         old_config = self._lab.config
         new.on_probation = lambda: self._lab.go_back(new, old_config)
         self._lab.adopt(new, self._config)

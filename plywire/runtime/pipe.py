@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 import zmq
@@ -139,7 +139,8 @@ class Pipe:
     A neighbour that is being exchanged asks for a fence first: what is to be sent to it then waits
     for its successor, on a packet boundary too. known: what `to_state` of the predecessor's pipe
     said, when this process takes over from one. kept: the generation of the neighbour, when this
-    process has recovered what a predecessor that died had with it.
+    process has recovered what a predecessor that died had with it; predecessors: the generations of
+    those, which the neighbour may take this one for.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class Pipe:
         counters: Counter[str],
         known: Sequence[int | None] = (None, None),
         kept: int | None = None,
+        predecessors: Collection[int] = (),
     ) -> None:
         self.neighbour = neighbour
         self.inbox = Inbox(context, inbox, counters)
@@ -170,6 +172,7 @@ class Pipe:
         self._keep = False  # a packet boundary that keeps its order: from a fence on
         self._hello = Hello(0, role, generation, 0)
         self._kept = [] if kept is None else [Kept(0, generation, kept)]
+        self._line = {generation, *predecessors}
         self._recovered: Kept | None = None  # as the neighbour said it
         self._ask_again_at: int | None = None
         self._pause = _ASK_AGAIN
@@ -199,8 +202,10 @@ class Pipe:
             if type(message) is Hello:
                 if self._met(message):
                     kept = self._recovered
-                    mine = Kept(0, message.generation, self._hello.generation)
-                    if kept is not None and kept[1:] == mine[1:]:
+                    if (
+                        kept is not None and kept.generation == message.generation
+                        and kept.neighbour in self._line
+                    ):  # fmt: skip
                         arrived.append(kept)
                     arrived += [message, *self._early]
                     self._early.clear()

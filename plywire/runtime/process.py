@@ -179,12 +179,13 @@ def _run(
             leader.close()
             return EXIT_OK
         lock = Lock(_lock_path(directory, host.name, role))
-    kept = _keep(layer, places.region(directory, host.name, role), clock, successor)
+    kept, store = _keep(layer, places.region(directory, host.name, role), clock, successor)
     shell: Shell | None = None
     heartbeat: Heartbeat | None = None
     try:
         taken = (successor and successor.taken) or {"pipes": {}, "ports": {}}
         generation = taken.get("generation") or random.SystemRandom().getrandbits(63) | 1
+        line = _line(store, generation, bool(kept) or "generation" in taken)
         shell = _shell(
             role,
             host,
@@ -198,6 +199,7 @@ def _run(
             generation,
             taken,
             kept,
+            line,
         )
         shell.hand_over_by(Handover(leader, shell, spec, generation))
         open_ports = devices(spec) or open_ports
@@ -235,20 +237,31 @@ def _run(
 
 def _keep(
     layer: Layer, place: Path, clock: LabClock, successor: Successor | None
-) -> Mapping[Role, int]:
+) -> tuple[Mapping[Role, int], FileStore | None]:
     """Let the layer keep what must outlive it, if it is one that can. Returns the neighbours, with
-    their generation, that may go on with it as with a predecessor that died."""
+    their generation, that may go on with it as with a predecessor that died; and where it keeps."""
     if not hasattr(layer, "keep_in"):
         shutil.rmtree(place, ignore_errors=True)  # it would be out of date for whoever comes next
-        return {}
+        return {}, None
     try:
         store = FileStore(place)
     except OSError as error:
         layer.counters["region_no_room"] += 1
         log.warning("connections would not survive this process: %s", error)
-        return {}
+        return {}, None
     restored = successor is not None and successor.taken is not None
-    return layer.keep_in(store, clock.now(), log.warning, restored)
+    return layer.keep_in(store, clock.now(), log.warning, restored), store
+
+
+def _line(store: FileStore | None, generation: int, heir: bool) -> list[int]:
+    """The generations that this process stands for: its own, and of those whose heir it is."""
+    if store is None:
+        return [generation]
+    try:
+        return store.stands_for(generation, heir)
+    except OSError as error:
+        log.warning("a neighbour that dies together with this process starts anew: %s", error)
+        return [generation]
 
 
 def _program(
@@ -257,21 +270,10 @@ def _program(
     """Become a program, which takes the locks itself: at once, or when it is to take over."""
     program.check(found, role)
     directory = arguments.run_dir
-    if arguments.successor:
-        leading = zmq.Context()
-        place = places.handover_endpoint(directory, host.name, role, os.getpid())
-        leader = Control(leading, place, {}, longest=STATE_MAX)
-        successor = Successor(leader, program.STATELESS, spec, LabClock(directory))
-        _say("prepared")
-        turn = successor.wait(_wakeups(arguments.supervised))
-        if turn:
-            successor.done()
-        leader.close(_LAST_WORDS)
-        leading.term()
-        if not turn:
-            return EXIT_OK
-    shutil.rmtree(places.region(directory, host.name, role), ignore_errors=True)  # as in _keep
-    told = program.settings(role, host, directory, spec, arguments.supervised)
+    if not arguments.successor:  # else a predecessor still has it
+        shutil.rmtree(places.region(directory, host.name, role), ignore_errors=True)  # as in _keep
+    supervised, successor = arguments.supervised, arguments.successor
+    told = program.settings(role, host, directory, spec, supervised, successor)
     return program.become(found, told)
 
 
@@ -303,6 +305,7 @@ def _shell(
     generation: int,
     taken: Mapping[str, Any],
     kept: Mapping[Role, int],
+    line: Sequence[int],
 ) -> Shell:
     pipes = {
         neighbour: Pipe(
@@ -316,6 +319,7 @@ def _shell(
             layer.counters,
             taken["pipes"].get(neighbour, (None, None)),
             kept.get(neighbour),
+            line,
         )
         for neighbour in neighbours(role)
     }

@@ -21,7 +21,12 @@ from plywire.roles import Role
 
 
 def settings(
-    role: Role, host: HostConfig, directory: Path, implementation: str, supervised: bool
+    role: Role,
+    host: HostConfig,
+    directory: Path,
+    implementation: str,
+    supervised: bool,
+    successor: bool = False,
 ) -> dict[str, Any]:
     """What a program is told, as `proto/pipes.md` ("Starting a program") has it."""
     return {
@@ -30,6 +35,7 @@ def settings(
         "directory": str(directory.absolute()),
         "implementation": implementation,
         "supervised": supervised,
+        "successor": successor,
         "interfaces": [_interface(item) for item in host.interfaces],
         "routes": [
             {"to": f"{IPv4Address(route.prefix)}/{route.prefix_length}",
@@ -39,15 +45,6 @@ def settings(
         "forwarding": host.forwarding,
         role: asdict(getattr(host, role)),
     }  # fmt: skip
-
-
-class _Stateless:
-    """What a successor that is a program can read of its predecessor's state: nothing."""
-
-    state_format = "none"
-
-
-STATELESS = _Stateless()
 
 
 def check(program: Program, role: Role) -> None:

@@ -10,9 +10,12 @@ neighbours and lose no word of theirs, live by real time, and so does the loop.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import zmq
@@ -103,6 +106,7 @@ class Shell:
         self.sent: Counter[Role] = Counter()
         self._sources = [(pipe.receive, pipe.inbox.socket, role) for role, pipe in pipes.items()]
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._dying: AbstractContextManager[object] = nullcontext()
         self._timer: asyncio.TimerHandle | None = None
         for port in ports:
             self.add_port(port)
@@ -186,6 +190,7 @@ class Shell:
         if self.ports:
             raise ValueError("a shell with devices cannot be attached to a loop")
         self._loop = loop
+        self._dying = _Dying()
         for _, pollable, _ in self._sources:
             loop.add_reader(_descriptor(pollable), self._turn)
         for pipe in self.pipes.values():
@@ -215,6 +220,10 @@ class Shell:
 
         Whoever calls an operation of the core calls this afterwards.
         """
+        with self._dying:
+            self._flush()
+
+    def _flush(self) -> None:
         outputs = self.layer.outputs()
         if outputs:
             tracer = self.tracer
@@ -342,20 +351,21 @@ class Shell:
 
     def _turn(self) -> None:
         """One round in asyncio. ZeroMQ's descriptors tell of changes only, so all is drained."""
-        busy = not self.frozen
-        while busy:
-            busy = False
-            for role, pipe in self.pipes.items():
-                if pipe.inbox.readable():
-                    self._feed(pipe.receive, role)
-                    busy = True
-                if pipe.waiting:
-                    pipe.flush()
-            self._expire()
+        with self._dying:
+            busy = not self.frozen
+            while busy:
+                busy = False
+                for role, pipe in self.pipes.items():
+                    if pipe.inbox.readable():
+                        self._feed(pipe.receive, role)
+                        busy = True
+                    if pipe.waiting:
+                        pipe.flush()
+                self._expire()
+                self.flush()
+                busy = busy and not self.frozen
+            self._serve()
             self.flush()
-            busy = busy and not self.frozen
-        self._serve()
-        self.flush()
 
     def _serve(self) -> None:
         """Look after listeners and questions from outside."""
@@ -419,8 +429,25 @@ class Shell:
 
     def _ring(self) -> None:
         self._timer = None
-        self._expire()
-        self.flush()
+        with self._dying:
+            self._expire()
+            self.flush()
+
+
+class _Dying:
+    """Within it an exception is the end of the process, as it stands.
+
+    It is a bug. asyncio would log it and go on, without what was lost by it; gRPC would make it the
+    answer to some call. Another process is started, and goes on from what is kept.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            traceback.print_exc()
+            os._exit(1)
 
 
 def _descriptor(pollable: zmq.Socket | int) -> int:

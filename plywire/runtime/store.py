@@ -14,11 +14,14 @@ import shutil
 from pathlib import Path
 
 _BOOT = "boot"
+_LINE = "generations"
+LINE_MAX = 64
+"""Deaths, one after the other, that a neighbour may miss."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class FileStore:
-    """Named pieces of memory in `directory`, made if need be; see services.tcp.region.Store.
+    """Named pieces of memory in `directory`, made if need be; see plywire.region.Store.
 
     One process at a time: whoever holds the layer's lock. Raises OSError when the folder cannot be
     made or read.
@@ -39,7 +42,20 @@ class FileStore:
 
     def names(self) -> list[str]:
         """All that is there."""
-        return [name for name in os.listdir(self._directory) if name != _BOOT]
+        return [name for name in os.listdir(self._directory) if name not in (_BOOT, _LINE)]
+
+    def stands_for(self, generation: int, heir: bool) -> list[int]:
+        """The generations whose place this process takes, its own first. heir: it has recovered
+        what the last one had. Raises OSError without room."""
+        path = self._directory / _LINE
+        line = [generation]
+        if heir and path.exists():
+            line += [int(word) for word in path.read_text().split() if word.isdecimal()]
+        line = list(dict.fromkeys(line))[:LINE_MAX]
+        new = path.with_suffix(".new")
+        new.write_text(" ".join(map(str, line)))
+        new.rename(path)
+        return line
 
     def create(self, name: str, size: int) -> memoryview:
         """A new piece of zeros, in place of one of that name. Raises OSError without room."""

@@ -11,7 +11,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plywire.calls import Call
 from plywire.config import SECOND, HostConfig
@@ -21,7 +21,11 @@ from plywire.messages import Close, Message, Option
 from plywire.roles import TCP
 from plywire.timers import Timers
 from plywire.trace import Tracer
-from services.app.sockets import Descriptors, Socket
+from services.app.sockets import Descriptors, Leaving, Socket
+from services.app.streams import SendStream
+
+if TYPE_CHECKING:
+    from services.app.survival import Survival
 
 MAX_WAITING = 65_536
 """Calls that may be blocked at one time."""
@@ -33,13 +37,21 @@ _FOR_EVER = 3_155_760_000
 
 
 class Waiter:
-    """A call that waits. `line` is the list that it stands in, `size` the data that it holds."""
+    """A call that waits. `socket` is the one that it is about, if it is one, `line` the list of it
+    that it stands in, `size` the data that it holds."""
 
-    __slots__ = ("call", "line", "size", "trace")
+    __slots__ = ("call", "line", "size", "socket", "trace")
 
-    def __init__(self, trace: int, line: list[Waiter] | None = None, size: int = 0) -> None:
+    def __init__(
+        self,
+        trace: int,
+        socket: Socket | None = None,
+        line: list[Waiter] | None = None,
+        size: int = 0,
+    ) -> None:
         self.call = Call()
         self.trace = trace
+        self.socket = socket
         self.line = line
         self.size = size
 
@@ -69,7 +81,11 @@ class Context:
         self.cause = 0
         self.table = Descriptors(host.app.max_descriptors)
         self.handles: dict[int, Socket] = {}
-        self.closing: dict[int, Close] = {}  # those that TCP has not answered yet, by handle
+        self.closing: dict[int, Leaving] = {}  # what TCP has not answered Close for, by handle
+        self.corpses: dict[int, Socket] = {}  # TCP has said Closed, and was not answered yet
+        self.touched: dict[Socket | Leaving, None] = {}  # what is not as it was last kept
+        self.survival: Survival | None = None
+        self.resuming = False  # this process has recovered, and TCP has not told it all again yet
         self.checking: set[int] = set()  # handles that a recovered TCP is asked whether it knows
         self.recovered = False  # the TCP that says Hello next has what the one before had
         self.next_handle = 2
@@ -90,7 +106,7 @@ class Context:
         if self.tcp_generation is not None:
             self.out.append(Output(TCP, message))
             if type(message) is Close:
-                self.closing[message.handle] = message
+                self.closing[message.handle] = Leaving(message)
             return
         gone = (message.handle,) if isinstance(message, Close) else ()
         same = (message.handle, message.name) if isinstance(message, Option) else ()
@@ -102,6 +118,22 @@ class Context:
         ]
         if not gone:
             self.held.append(message)
+
+    def leave(self, message: Close, descriptor: int, send: SendStream | None) -> Leaving | None:
+        """Tell TCP that a descriptor is closed; what it may have to hear again, or None."""
+        self.tell(message)
+        leaving = self.closing.get(message.handle)
+        if leaving is not None:
+            leaving.descriptor, leaving.send = descriptor, send
+            self.touched[leaving] = None
+        return leaving
+
+    def confirm(self, socket: Socket) -> None:
+        """TCP has said that a connection is over, and nobody needs anything of it any more."""
+        handle, socket.corpse = socket.corpse, 0
+        del self.corpses[handle]
+        self.out.append(Output(TCP, Close(socket.trace, handle, 0, 0)))
+        self.touched[socket] = None
 
     def new_handle(self, socket: Socket) -> int:
         """Name a socket on the boundary; app's handles are even."""
@@ -157,6 +189,8 @@ class Context:
             return True
         if value is None:
             return False
+        if waiter.socket is not None:
+            self.touched[waiter.socket] = None
         self._remove(waiter)
         waiter.call.resolve(value)
         return True

@@ -15,6 +15,7 @@ from plywire.messages import Bind, Bound, Close, Closed, Connect, Credit, Listen
 from services.app import names, options
 from services.app.context import Context
 from services.app.options import NO_LINGER
+from services.app.replies import Key
 from services.app.sockets import (
     CLOSED,
     CONNECTED,
@@ -60,21 +61,27 @@ class Endpoints:
         self._name(socket, trace)
         return self._ask(socket, _LISTEN, (backlog,), trace)
 
-    def connect(self, socket: Socket, address: Endpoint, timeout: int | None, trace: int) -> Call:
-        """Open a connection. A second call while it is being opened waits for the same one."""
+    def connect(
+        self, socket: Socket, address: Endpoint, timeout: int | None, trace: int, again: bool
+    ) -> Call:
+        """Open a connection. A second call while it is being opened waits for the same one; again:
+        it is the first one, of a program whose API died."""
         if socket.phase == CONNECTED or (socket.phase == UNCONNECTED and socket.state != CLOSED):
             raise SocketError("EISCONN", "the socket is connected, or listens")
         first = socket.phase == UNCONNECTED
         if first:
             self._open(socket, address, trace)
+        first = first or again
         return self.context.run(Connecting(trace, socket, first), timeout)
 
-    def accept(self, socket: Socket, session: str, timeout: int | None, trace: int) -> Call:
-        """Take the connection that came first."""
+    def accept(
+        self, socket: Socket, session: str, timeout: int | None, trace: int, key: Key
+    ) -> Call:
+        """Take the connection that came first. key: of the request."""
         if socket.state != LISTEN:
             raise SocketError("EINVAL", "the socket does not listen")
         self.context.table.check_room()
-        return self.context.run(Accepting(trace, socket, self.context, session), timeout)
+        return self.context.run(Accepting(trace, socket, self.context, session, key), timeout)
 
     def close(self, socket: Socket, trace: int) -> Call:
         """Release the descriptor; with SO_LINGER the answer waits for the connection's end."""
@@ -89,7 +96,13 @@ class Endpoints:
         asked = self._forget(socket)
         if handle:
             offset = socket.send.accepted if socket.send is not None else 0
-            context.tell(Close(trace, handle, offset, int(abort)))
+            close = Close(trace, handle, offset, int(abort))
+            leaving = context.leave(close, socket.descriptor, socket.send)
+            if leaving is not None:
+                leaving.kept, socket.kept = socket.kept, None
+        elif socket.corpse:
+            context.confirm(socket)
+        context.touched[socket] = None
         self._drop_queue(socket)
         socket.state = CLOSED
         if context.tracer.enabled:
@@ -123,6 +136,7 @@ class Endpoints:
             self.context.counters["drop_bound_unasked"] += 1
             return
         kind, call, wanted = socket.expected.popleft()
+        self.context.touched[socket] = None
         if message.error:
             self._refused(socket, kind, call, message)
             return
@@ -161,6 +175,7 @@ class Endpoints:
                 return
         before = socket.control() if context.tracer.enabled and not message.listener else {}
         socket.local, socket.remote, socket.state = local, remote, ESTABLISHED
+        context.touched[socket] = None
         socket.send.limit = message.limit
         if not socket.send.fixed:
             socket.send.size = message.limit
@@ -180,11 +195,15 @@ class Endpoints:
             self.context.settle(waiter)
         socket = self.context.handles.get(message.handle)
         if socket is not None:
+            if socket.receive is not None and socket.receive.needs_tcp:
+                self.context.corpses[socket.handle] = socket
+                socket.corpse, socket.was = socket.handle, (socket.shut_read, socket.shut_write)
             self.end(socket, message.error, message.cause, message.trace)
 
     def end(self, socket: Socket, name: str, cause: str, trace: int) -> None:
         """TCP has no such connection any more; `name` is the errno, "" after an orderly end."""
         context = self.context
+        context.touched[socket] = None
         before = socket.control() if context.tracer.enabled else {}
         asked = self._forget(socket)
         if socket.state == SYN_SENT:
@@ -219,7 +238,7 @@ class Endpoints:
                 if socket.descriptor:
                     self.end(socket, "ECONNRESET", "the TCP process was replaced", trace)
             else:
-                self._introduce(socket, trace)
+                self.introduce(socket, trace)
 
     # --- parts ---
 
@@ -318,7 +337,7 @@ class Endpoints:
         for kind, call, wanted in pending:
             self._send(socket, kind, call, wanted, trace)
 
-    def _introduce(self, socket: Socket, trace: int) -> None:
+    def introduce(self, socket: Socket, trace: int) -> None:
         """Tell a new TCP of a socket that is bound, listens, or wanted to."""
         pending = list(socket.expected)
         socket.expected.clear()

@@ -21,7 +21,7 @@ from services.app.context import Context, Waiter, nanoseconds
 from services.app.endpoints import Endpoints
 from services.app.readiness import Readiness
 from services.app.recovery import Recovery
-from services.app.replies import Replies
+from services.app.replies import Key, Replies
 from services.app.results import Address
 from services.app.sockets import CLOSED, ESTABLISHED, LISTEN, Socket
 from services.app.streaming import Streaming
@@ -72,12 +72,14 @@ class Operations:
             raise SocketError("EMFILE", f"{len(self._sessions)} sessions are open")
         session = f"{self.context.rng.getrandbits(128):032x}"
         self._sessions[session] = set()
+        self._sessions_changed()
         return session
 
     def close_session(self, session: str, now: int) -> None:
         """Close what a session owns, as the kernel does when a process ends."""
         self.context.now = now
         self._leases.pop(session, None)
+        self._sessions_changed()
         for descriptor in sorted(self._sessions.pop(session, ())):
             if self.context.table.get(descriptor) is not None:
                 self.close_socket(descriptor, now=now)
@@ -94,19 +96,27 @@ class Operations:
 
         def start(trace: int) -> Call:
             self._check_session(session)
+            key = ("create", 0, request_id and f"{session}/{request_id}")
             return self._replies.once(
-                ("create", 0, request_id and f"{session}/{request_id}"),
-                lambda: Call().resolve(self._create(session, trace)),
+                key, lambda: Call().resolve(self._create(session, key, trace))
             )
 
         return self._call("CreateSocket", now, start)
 
-    def bind(self, descriptor: int, address: Address, *, now: int) -> Call:
+    def bind(self, descriptor: int, address: Address, *, request_id: str = "", now: int) -> Call:
         """Name the local end; port 0 is any. Answered with the address (host, port)."""
 
         def start(trace: int) -> Call:
             socket = self.context.table.find(descriptor)
-            return self._endpoints.bind(socket, names.packed(address), trace)
+            local = names.packed(address)
+            key = ("bind", descriptor, request_id)
+
+            def work() -> Call:
+                call = self._endpoints.bind(socket, local, trace)
+                self._requested(socket, key)
+                return call
+
+            return self._replies.once(key, work)
 
         return self._call("Bind", now, start, descriptor, address=_text(address))
 
@@ -133,10 +143,14 @@ class Operations:
         def start(trace: int) -> Call:
             socket = self.context.table.find(descriptor)
             peer, wait = names.packed(address), nanoseconds(timeout)
-            return self._replies.once(
-                ("connect", descriptor, request_id),
-                lambda: self._endpoints.connect(socket, peer, wait, trace),
-            )
+            key = ("connect", descriptor, request_id)
+
+            def work() -> Call:
+                again = socket.requests.get("connect") == key
+                self._requested(socket, key)
+                return self._endpoints.connect(socket, peer, wait, trace, again)
+
+            return self._replies.once(key, work)
 
         return self._call("Connect", now, start, descriptor, address=_text(address))
 
@@ -156,10 +170,8 @@ class Operations:
             socket = self.context.table.find(descriptor)
             self._check_session(session)
             wait, owner = nanoseconds(timeout), session or socket.session
-            return self._replies.once(
-                ("accept", descriptor, request_id),
-                lambda: self._accept(socket, owner, wait, trace),
-            )
+            key = ("accept", descriptor, request_id)
+            return self._replies.once(key, lambda: self._accept(socket, owner, wait, trace, key))
 
         return self._call("Accept", now, start, descriptor)
 
@@ -347,6 +359,9 @@ class Operations:
         if tracer.enabled:
             tracer.note(now, trace, name, **({"descriptor": descriptor} if descriptor else {}),
                         **fields)  # fmt: skip
+        socket = context.table.get(descriptor) if name in _CHANGING else None
+        if socket is not None:
+            context.touched[socket] = None
         try:
             call = start(trace)
         except SocketError as error:
@@ -367,22 +382,33 @@ class Operations:
             fields["result"] = _shown(call.value)
         self._tracer.note(context.now, context.trace_of(trace), f"{name} returned", **fields)
 
+    def _sessions_changed(self) -> None:
+        if self.context.survival is not None:
+            self.context.survival.table = True
+
     def _check_session(self, session: str) -> None:
         if session and session not in self._sessions:
             raise SocketError("EINVAL", "there is no such session; it may have been closed")
 
-    def _create(self, session: str, trace: int) -> int:
+    def _create(self, session: str, key: Key, trace: int) -> int:
         socket = Socket(0, session)
+        self._requested(socket, key)
         descriptor = self.context.table.add(socket)
         if session:
             self._sessions[session].add(descriptor)
+        self.context.touched[socket] = None
         self.counters["sockets_created"] += 1
         if self._tracer.enabled:
             self.context.changed(trace, "CreateSocket", {}, socket)
         return descriptor
 
-    def _accept(self, socket: Socket, owner: str, wait: int | None, trace: int) -> Call:
-        call = self._endpoints.accept(socket, owner, wait, trace)
+    def _requested(self, socket: Socket, key: Key) -> None:
+        """A request whose answer outlives this process with its socket."""
+        if key[2]:
+            socket.requests[key[0]] = key
+
+    def _accept(self, socket: Socket, owner: str, wait: int | None, trace: int, key: Key) -> Call:
+        call = self._endpoints.accept(socket, owner, wait, trace, key)
         call.then(lambda done: self._own(owner, done))
         return call
 
@@ -454,6 +480,10 @@ class Operations:
 
         self._readiness.ask(0, "congestion", trace).then(answer)
         return call
+
+
+_CHANGING = frozenset({"Bind", "Listen", "Connect", "Accept", "Shutdown", "SetOption"})
+"""Operations that change a socket by being called; others do when they are answered."""
 
 
 def _text(address: Address) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from plywire.calls import Call
 from plywire.errors import SocketError
@@ -60,6 +61,10 @@ class Replies:
         if not asking:
             del self._work[key]
             self._cancel(work)
+
+    def remember(self, key: Key, value: Any) -> None:
+        """A predecessor of this process has answered a request with `value`."""
+        self._answers[key] = Call().resolve(value)
 
     def to_state(self) -> list:
         """The answers, for a snapshot."""

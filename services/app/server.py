@@ -45,7 +45,8 @@ async def serve(shell: Shell, host: HostConfig, directory: Path, ready: Callable
     Raises ConfigError when the address cannot be listened on.
     """
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_RPCS)
-    add_SocketServiceServicer_to_server(SocketService(shell, host.name), server)
+    service = SocketService(shell, host.name)
+    add_SocketServiceServicer_to_server(service, server)
     add_HealthServicer_to_server(Health(shell, host.name, directory), server)
     services = (
         socket_pb2.DESCRIPTOR.services_by_name["SocketService"].full_name,
@@ -66,4 +67,6 @@ async def serve(shell: Shell, host: HostConfig, directory: Path, ready: Callable
     try:
         await asyncio.Event().wait()
     finally:
+        if not shell.leaving:
+            service.ending.set()
         await server.stop(0 if shell.leaving else GRACE)

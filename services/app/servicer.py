@@ -87,6 +87,7 @@ class SocketService(SocketServiceServicer):
         self.shell = shell
         self.layer: Any = shell.layer
         self.bridge = Bridge(shell)
+        self.ending = asyncio.Event()
         self.answer = self.bridge.answer
 
     async def OpenSession(
@@ -95,12 +96,14 @@ class SocketService(SocketServiceServicer):
         await self.bridge.thawed()
         try:
             session = self.layer.open_session(self.shell.clock(), request.session)
+            self.shell.flush()
         except SocketError as error:
             status = rpc_status.to_status(status_of(error, self.host))
             await context.abort(status.code, status.details, status.trailing_metadata)
         try:
             yield pb.OpenSessionResponse(session=session, host=self.host)
-            await asyncio.Event().wait()  # until the client goes, which cancels this
+            # Until the client goes, which cancels this, or the API ends for good.
+            await self.ending.wait()
         finally:
             self.layer.close_session(session, self.shell.clock())
             self.shell.flush()
@@ -114,7 +117,12 @@ class SocketService(SocketServiceServicer):
 
     @_errors
     async def Bind(self, request, context):
-        local = await self.answer(self.layer.bind, request.descriptor, _pair(request.address))
+        local = await self.answer(
+            self.layer.bind,
+            request.descriptor,
+            _pair(request.address),
+            request_id=request.request_id,
+        )
         return pb.BindResponse(local=_address(local))
 
     @_errors

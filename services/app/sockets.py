@@ -12,12 +12,16 @@ from collections import deque
 from typing import Any
 
 from plywire.errors import SocketError
+from plywire.messages import Close
+from plywire.region import Region
 from services.app import names, options
+from services.app.replies import Key
 from services.app.results import SocketInfo
 from services.app.streams import ReceiveStream, SendStream
 
 CLOSED, LISTEN, SYN_SENT, ESTABLISHED = "CLOSED", "LISTEN", "SYN-SENT", "ESTABLISHED"
-UNCONNECTED, CONNECTING, CONNECTED = "unconnected", "connecting", "connected"
+STATES = (CLOSED, LISTEN, SYN_SENT, ESTABLISHED)
+UNCONNECTED, CONNECTING, CONNECTED = PHASES = ("unconnected", "connecting", "connected")
 
 POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLNVAL = 1, 2, 4, 8, 16, 32
 POLLRDNORM, POLLWRNORM, POLLRDHUP = 0x40, 0x100, 0x2000
@@ -36,13 +40,17 @@ class Socket:
     asked bind() for, once granted. error: what SO_ERROR will report. expected: what the next Bound
     answers, in order. queue: on a listener, the connections to accept. The lists hold the calls
     that wait, first come first served.
+
+    corpse: the handle of a connection that TCP has said is over, as long as the program may need
+    bytes of it that only TCP has; was: the socket's (shut_read, shut_write) before. requests: the
+    calls whose answers must outlive this process, by operation. kept: where the socket does.
     """
 
     __slots__ = (
-        "accepts", "backlog", "binding", "bound", "connects", "corked", "descriptor", "error",
-        "expected", "handle", "listener", "local", "options", "phase", "pollers", "queue",
-        "receive", "receives", "remote", "send", "sends", "session", "shut_read", "shut_write",
-        "state", "trace",
+        "accepts", "backlog", "binding", "bound", "connects", "corked", "corpse", "descriptor",
+        "error", "expected", "handle", "kept", "listener", "local", "options", "phase", "pollers",
+        "queue", "receive", "receives", "remote", "requests", "send", "sends", "session",
+        "shut_read", "shut_write", "state", "trace", "was",
     )  # fmt: skip
 
     def __init__(self, descriptor: int, session: str) -> None:
@@ -71,6 +79,10 @@ class Socket:
         self.receives: list[Any] = []
         self.sends: list[Any] = []
         self.pollers: dict[Any, None] = {}
+        self.corpse = 0
+        self.was = (False, False)
+        self.requests: dict[str, Key] = {}
+        self.kept: Region | None = None
         self.trace = 0
 
     def take_error(self) -> SocketError | None:
@@ -178,6 +190,8 @@ class Socket:
             "queue": [child.to_state() for child in self.queue],
             "expected": [[kind, list(wanted)] for kind, _, wanted in self.expected],
             "trace": self.trace,
+            "corpse": [self.corpse, *self.was],
+            "requests": [list(key) for key in self.requests.values()],
         }
 
     @classmethod
@@ -194,6 +208,9 @@ class Socket:
         socket.receive = ReceiveStream.from_state(state["receive"]) if state["receive"] else None
         socket.queue.extend(map(cls.from_state, state["queue"]))
         socket.expected.extend((kind, None, tuple(wanted)) for kind, wanted in state["expected"])
+        socket.corpse, *was = state["corpse"]
+        socket.was = tuple(was)
+        socket.requests = {key[0]: tuple(key) for key in state["requests"]}
         return socket
 
     def option(self, name: str, default: int) -> int:
@@ -203,6 +220,19 @@ class Socket:
     def tcp_options(self) -> dict[str, int | str]:
         """The options to hand to TCP with Connect and Listen: those that were changed."""
         return options.for_tcp(self.options)
+
+
+class Leaving:
+    """What is left of a socket that was closed: until TCP has answered Close, it may have to be
+    told again what it may not have heard. descriptor: 0 if it is not kept beyond this process."""
+
+    __slots__ = ("close", "descriptor", "kept", "send")
+
+    def __init__(self, close: Close, descriptor: int = 0, send: SendStream | None = None) -> None:
+        self.close = close
+        self.descriptor = descriptor
+        self.send = send
+        self.kept: Region | None = None
 
 
 class Descriptors:

@@ -22,7 +22,7 @@ from services.app.sockets import (
     UNCONNECTED,
     Socket,
 )
-from services.app.streams import PIECE
+from services.app.streams import PIECE, SendStream
 
 MAX_TRANSFER = 1 << 20
 """Bytes of one send or recv."""
@@ -72,8 +72,10 @@ class Streaming:
                 stream.forget(stream.delivered)
             else:
                 stream.forget(min(offset if acknowledged is None else acknowledged, offset))
-                if offset < stream.delivered:  # does not wait, and does not stand in line
-                    return Call().resolve(waiter.attempt())
+                if offset < min(stream.delivered, stream.received):
+                    return Call().resolve(waiter.attempt())  # does not wait, nor stand in line
+            if socket.corpse and not stream.needs_tcp:
+                self.context.confirm(socket)
         return self.context.run(waiter, timeout)
 
     def shutdown(self, socket: Socket, how: str, trace: int) -> None:
@@ -104,20 +106,23 @@ class Streaming:
         """After SO_RCVBUF was set: tell TCP if there is room that it does not know of."""
         stream = socket.receive
         if stream is not None and socket.handle and stream.credit():
-            self.context.tell(Credit(trace, socket.handle, stream.delivered, stream.limit))
+            tell_credit(self.context, socket, trace)
 
     def repeat(self, socket: Socket) -> None:
         """After a restore: say again what TCP may not have got."""
         if socket.send is None or socket.state != ESTABLISHED:
             return
-        for offset, chunk in socket.send.retained():
-            for start in range(0, len(chunk), PIECE):
-                piece = chunk[start : start + PIECE]
-                self.context.tell(Data(socket.trace, socket.handle, offset + start, piece))
-        stream = socket.receive
-        self.context.tell(Credit(socket.trace, socket.handle, stream.delivered, stream.limit))
+        self.send_again(socket.send, socket.handle, socket.trace)
+        tell_credit(self.context, socket, socket.trace)
         if socket.shut_write:
             self.context.tell(End(socket.trace, socket.handle, socket.send.accepted))
+
+    def send_again(self, stream: SendStream, handle: int, trace: int) -> None:
+        """The bytes that TCP has not acknowledged."""
+        for offset, chunk in stream.retained():
+            for start in range(0, len(chunk), PIECE):
+                piece = chunk[start : start + PIECE]
+                self.context.tell(Data(trace, handle, offset + start, piece))
 
     # --- what TCP says; each may raise DecodeError ---
 
@@ -144,10 +149,18 @@ class Streaming:
         self.context.advance(socket)
 
 
+def tell_credit(context: Context, socket: Socket, trace: int) -> None:
+    """How far the program has read, how much may come, and what may be asked for again."""
+    stream = socket.receive
+    context.touched[socket] = None  # what TCP lets go of must not be missed by a successor
+    context.tell(Credit(trace, socket.handle, stream.delivered, stream.limit, stream.needed))
+
+
 class _Sending(Waiter):
     """send(): until all of the data is accepted."""
 
-    __slots__ = ("context", "data", "end", "more", "offset", "socket", "start", "taken")
+    __slots__ = ("context", "data", "end", "more", "offset", "start", "taken")
+    socket: Socket
 
     def __init__(
         self,
@@ -158,8 +171,7 @@ class _Sending(Waiter):
         offset: int | None,
         more: bool,
     ) -> None:
-        super().__init__(trace, socket.sends, len(data))
-        self.socket = socket
+        super().__init__(trace, socket, socket.sends, len(data))
         self.context = context
         self.data = data
         self.offset = offset
@@ -228,6 +240,7 @@ class _Sending(Waiter):
             socket.corked = True
             context.tell(Option(trace, socket.handle, "TCP_CORK", 1))
         self.taken += take
+        context.touched[socket] = None
         index = position - self.start
         data = self.data
         whole = take == len(data) and take <= PIECE
@@ -247,7 +260,8 @@ class _Sending(Waiter):
 class _Receiving(Waiter):
     """recv(): until there is a byte, the end, or an error."""
 
-    __slots__ = ("context", "count", "offset", "peek", "socket")
+    __slots__ = ("context", "count", "offset", "peek")
+    socket: Socket
 
     def __init__(
         self,
@@ -258,8 +272,7 @@ class _Receiving(Waiter):
         offset: int | None,
         peek: bool,
     ) -> None:
-        super().__init__(trace, socket.receives)
-        self.socket = socket
+        super().__init__(trace, socket, socket.receives)
         self.context = context
         self.count = count
         self.offset = offset
@@ -274,6 +287,8 @@ class _Receiving(Waiter):
         position = stream.delivered
         if self.offset is not None and self.offset != position:
             return self._replay()
+        if stream.received < position:
+            return None  # TCP has not said all again yet
         if stream.waiting and self.count:
             return self._take()
         if not self.count:
@@ -297,17 +312,18 @@ class _Receiving(Waiter):
             return RecvResult(position, stream.peek(self.count), more=True)
         data = stream.read(self.count, keep=self.offset is not None)
         if socket.handle and stream.credit(socket.send.accepted):
-            trace = self.context.trace_of(self.trace)
-            self.context.tell(Credit(trace, socket.handle, stream.delivered, stream.limit))
+            tell_credit(self.context, socket, self.context.trace_of(self.trace))
         more = stream.waiting > 0 or stream.end is not None or socket.shut_read
         return RecvResult(position, data, stream.ended, False, more or socket.error is not None)
 
-    def _replay(self) -> RecvResult:
+    def _replay(self) -> RecvResult | None:
         """Bytes from an offset that is not where the stream stands."""
         socket, stream = self.socket, self.socket.receive
         offset, position = self.offset, stream.delivered
         if offset > position:
             raise SocketError("EINVAL", f"offset {offset}, the stream was read up to {position}")
+        if offset >= stream.received:
+            return None  # likewise
         data = stream.replay(offset, self.count)
         if data is None:
             raise SocketError("EINVAL", f"what was read at offset {offset} is not kept any more")

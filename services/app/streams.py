@@ -84,6 +84,17 @@ class SendStream:
             yield offset, chunk
             offset += len(chunk)
 
+    def read(self, offset: int, length: int) -> bytes:
+        """The last `length` bytes, which begin at `offset`."""
+        parts: list[bytes] = []
+        at = self.accepted
+        for chunk in reversed(self._retained):
+            if at <= offset:
+                break
+            at -= len(chunk)
+            parts.append(chunk if at >= offset else chunk[offset - at :])
+        return parts[0] if len(parts) == 1 else b"".join(reversed(parts))
+
     def clear(self) -> None:
         """There is no TCP any more that could ask."""
         self._retained.clear()
@@ -93,6 +104,15 @@ class SendStream:
         """For a snapshot."""
         kept = b"".join(self._retained)
         return [self.accepted, self.acked, self.limit, self.size, self._start, kept, self.fixed]
+
+    def to_region(self) -> list:
+        """All but the bytes, which are in the region's ring from `acked` on."""
+        return [self.limit, self.size, self.fixed]
+
+    @classmethod
+    def from_region(cls, state: list, acked: int, kept: bytes) -> SendStream:
+        """From `to_region`; kept: the bytes from `acked` on."""
+        return cls.from_state([acked + len(kept), acked, state[0], state[1], acked, kept, state[2]])
 
     @classmethod
     def from_state(cls, state: list) -> SendStream:
@@ -111,6 +131,9 @@ class ReceiveStream:
     the stream, if it did; limit: the credit given; buffer: bytes that may wait; step: bytes read
     that TCP hears of at once; told: how far it has heard; answered: what the program had sent when
     it last read.
+
+    In a process that has recovered, received stands behind delivered until TCP has said again what
+    comes from `needed` on.
     """
 
     __slots__ = (
@@ -135,7 +158,17 @@ class ReceiveStream:
     @property
     def waiting(self) -> int:
         """Bytes that can be read."""
-        return self.received - self.delivered
+        return max(0, self.received - self.delivered)
+
+    @property
+    def needed(self) -> int:
+        """Where the bytes begin that the program may not have for good."""
+        return min(self.received, self.delivered) - self._tail_size
+
+    @property
+    def needs_tcp(self) -> bool:
+        """There are bytes that the program may not have for good."""
+        return self.needed < self.received
 
     @property
     def ended(self) -> bool:
@@ -155,6 +188,11 @@ class ReceiveStream:
             raise DecodeError("data_after_end", f"{end}, ended at {self.end}")
         if offset < self.received:
             payload = payload[self.received - offset :]
+        missing = self.delivered - self.received
+        if missing > 0:
+            _append(self._tail, payload[:missing])
+            self._tail_size += min(missing, len(payload))
+            payload = payload[missing:]
         _append(self._queue, payload)
         self.received = end
 
@@ -181,7 +219,7 @@ class ReceiveStream:
 
     def replay(self, offset: int, count: int) -> bytes | None:
         """Up to `count` delivered bytes from `offset` on, or None when they are not kept."""
-        start = self.delivered - self._tail_size
+        start = self.needed
         if offset < start:
             return None
         return _span(self._tail, offset - start, count)
@@ -189,7 +227,7 @@ class ReceiveStream:
     def forget(self, before: int) -> None:
         """The program has all bytes before an offset for good."""
         tail = self._tail
-        while tail and self.delivered - self._tail_size + len(tail[0]) <= before:
+        while tail and self.needed + len(tail[0]) <= before:
             self._tail_size -= len(tail.popleft())
 
     def credit(self, sent: int | None = None) -> bool:
@@ -211,21 +249,33 @@ class ReceiveStream:
 
     def to_state(self) -> list:
         """For a snapshot."""
-        return [self.received, self.delivered, self.end, self.limit, self.buffer,
-                self.peek(self.waiting), b"".join(self._tail),
+        return [*self.to_region(), self.peek(self.waiting), b"".join(self._tail)]
+
+    def to_region(self) -> list:
+        """All but the bytes, which TCP has from `needed` on."""
+        return [self.needed, self.delivered, self.received, self.end, self.limit, self.buffer,
                 self.step, self.told, self.answered]  # fmt: skip
 
     @classmethod
     def from_state(cls, state: list) -> ReceiveStream:
         """From `to_state`."""
-        stream = cls(state[4], state[3])
-        stream.received, stream.delivered, stream.end, _, _, queue, tail = state[:7]
-        stream.step, stream.told, stream.answered = state[7:]
+        *kept, queue, tail = state
+        stream = cls.from_region(kept)
+        stream.received, stream.end = kept[2:4]
         if queue:
             stream._queue.append(queue)
         if tail:
             stream._tail.append(tail)
             stream._tail_size = len(tail)
+        return stream
+
+    @classmethod
+    def from_region(cls, state: list) -> ReceiveStream:
+        """From `to_region`. TCP says again all that comes from `needed` on, and where it ends."""
+        needed, delivered, _, _, limit, buffer, step, told, answered = state
+        stream = cls(buffer, limit, step)
+        stream.received, stream.delivered = needed, delivered
+        stream.told, stream.answered = told, answered
         return stream
 
     def _take(self, count: int) -> bytes:

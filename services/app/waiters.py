@@ -6,6 +6,7 @@ from plywire.errors import SocketError
 from plywire.messages import Accepted
 from services.app import names
 from services.app.context import Context, Waiter
+from services.app.replies import Key
 from services.app.results import AcceptResult, ConnectResult
 from services.app.sockets import CLOSED, CONNECTED, LISTEN, SYN_SENT, Socket
 
@@ -13,11 +14,11 @@ from services.app.sockets import CLOSED, CONNECTED, LISTEN, SYN_SENT, Socket
 class Connecting(Waiter):
     """connect(): until the connection is open, or cannot be."""
 
-    __slots__ = ("first", "socket")
+    __slots__ = ("first",)
+    socket: Socket
 
     def __init__(self, trace: int, socket: Socket, first: bool) -> None:
-        super().__init__(trace, socket.connects)
-        self.socket = socket
+        super().__init__(trace, socket, socket.connects)
         self.first = first
 
     def attempt(self) -> ConnectResult | None:
@@ -41,13 +42,16 @@ class Connecting(Waiter):
 class Accepting(Waiter):
     """accept(): until there is a connection to take."""
 
-    __slots__ = ("context", "session", "socket")
+    __slots__ = ("context", "key", "session")
+    socket: Socket
 
-    def __init__(self, trace: int, socket: Socket, context: Context, session: str) -> None:
-        super().__init__(trace, socket.accepts)
-        self.socket = socket
+    def __init__(
+        self, trace: int, socket: Socket, context: Context, session: str, key: Key
+    ) -> None:
+        super().__init__(trace, socket, socket.accepts)
         self.context = context
         self.session = session
+        self.key = key
 
     def attempt(self) -> AcceptResult | None:
         listener, context = self.socket, self.context
@@ -58,8 +62,11 @@ class Accepting(Waiter):
         context.table.check_room()
         child = listener.queue.popleft()
         child.session = self.session
+        if self.key[2]:
+            child.requests["accept"] = self.key
         before = child.control() if context.tracer.enabled else {}
         context.table.add(child)
+        context.touched[child] = None
         context.counters["connections_accepted"] += 1
         trace = context.trace_of(self.trace)
         if child.handle:  # not reset in the meantime

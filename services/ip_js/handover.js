@@ -7,6 +7,9 @@ import { SCHEMA } from "./messages.js";
 /** What a snapshot of this layer is: there is none, so no successor takes one over. */
 export const FORMAT = "ip_js has no snapshot";
 
+/** The snapshots that it can read: none. */
+const READS = "none";
+
 const DRAIN_MS = 200;
 const LAST_WORDS_MS = 1000;
 
@@ -15,19 +18,42 @@ export class Handover {
     this.shell = shell;
     this.generation = generation;
     this.token = null;
-    this.control = new Control({
+    this.control = new Control({}, LAST_WORDS_MS);
+    this.started = () => {}; // called when this process works
+  }
+
+  /** Answer questions at the endpoint from now on. */
+  async open(endpoint) {
+    await this.control.open(endpoint);
+    this.answering = this.control.run();
+  }
+
+  /** Resolves when the process before this one has left. */
+  turn() {
+    return new Promise((resolve) => {
+      this.control.verbs = {
+        format: (words, answer) => answer(null, READS),
+        go: (words, answer) => {
+          this.started = () => answer(null, true);
+          resolve();
+        },
+      };
+    });
+  }
+
+  /** This process works, and can be led out in its turn. */
+  ready() {
+    this.control.verbs = {
       fence: (words, answer) => this.fence(answer),
       lift: (words, answer) => answer(null, this.lift()),
       leave: (words, answer) => this.leave(answer),
-    }, LAST_WORDS_MS);
+    };
+    this.started();
   }
 
-  open(endpoint) {
-    return this.control.open(endpoint);
-  }
-
+  /** Resolves when it has left. */
   run() {
-    return this.control.run();
+    return this.answering;
   }
 
   /** Ask the neighbours to hold what they have; answered when they do. What is made of what was on

@@ -1,6 +1,6 @@
 /**
  * The ip role as a program: `node ip.js SETTINGS`, as proto/pipes.md says under "Starting a
- * program". It prints `ready` when its inboxes are bound, logs on standard error, and ends on
+ * program". It prints `ready` when its inboxes are bound (a successor first `prepared`), logs on standard error, and ends on
  * SIGTERM, or with a supervisor also at the end of its standard input.
  */
 import fs from "node:fs";
@@ -41,11 +41,21 @@ async function main() {
     forget();
     process.exit(0); // sockets and locks go with the process
   };
+  const mindInput = () => {
+    if (settings.supervised) process.stdin.on("end", end).on("error", end).resume();
+  };
   process.on("SIGTERM", end);
   process.on("SIGINT", settings.supervised ? () => {} : end); // Ctrl-C is for the supervisor
   try {
     const { Shell } = await import("./shell.js");
     shell = new Shell(settings);
+    await shell.prepare();
+    if (settings.successor) {
+      mindInput();
+      const turn = shell.handover.turn();
+      fs.writeSync(1, "prepared\n");
+      await turn;
+    }
     await shell.open();
   } catch (error) {
     if (error.code === "ERR_MODULE_NOT_FOUND") {
@@ -54,13 +64,11 @@ async function main() {
     if (error instanceof RangeError) refuse(`${settings.host} ${error.message}`);
     refuse(error.message);
   }
-  if (settings.supervised) {
-    process.stdin.on("end", end).on("error", end).resume();
-  } else {
-    forget = showLife(`${settings.directory}/${settings.host}.ip.alive`);
-  }
+  if (!settings.supervised) forget = showLife(`${settings.directory}/${settings.host}.ip.alive`);
+  else if (!settings.successor) mindInput();
   log("INFO", `ip runs as ${settings.implementation} (pid ${process.pid})`);
   fs.writeSync(1, "ready\n");
+  shell.handover.ready();
   await shell.run();
   end(); // a successor has taken over
 }

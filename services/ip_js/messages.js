@@ -5,7 +5,7 @@
  */
 import { Decoder, Encoder } from "@msgpack/msgpack";
 
-export const SCHEMA = 2;
+export const SCHEMA = 3;
 export const MAX_BATCH = 4 << 20;
 export const MAX_MESSAGES = 4096;
 

@@ -19,19 +19,31 @@ export class Shell {
     this.settings = settings;
     this.core = new Core(settings, randomBytes(2).readUInt16BE());
     this.started = process.hrtime.bigint();
+    this.generation = randomBytes(8).readBigUInt64BE() | 1n;
+    this.handover = new Handover(this, this.generation);
+  }
+
+  /** What is named so in the lab's directory. */
+  place(name) {
+    return `${this.settings.directory}/${this.settings.host}.${name}`;
+  }
+
+  /** Answer whoever leads an exchange. */
+  async prepare() {
+    await this.handover.open(`ipc://${this.place(`ip.swap-${process.pid}`)}`);
   }
 
   /** Take the locks and bind everything. Rejects, or throws Held. */
   async open() {
     const { directory, host } = this.settings;
-    const place = (name) => `${directory}/${host}.${name}`;
+    const { generation } = this;
+    const place = (name) => this.place(name);
     const count = (name, by = 1) => {
       this.core.counters[name] = (this.core.counters[name] ?? 0) + by;
     };
     const inbox = (role, neighbour) => place(`${role}.from-${neighbour}`);
     this.letGo = hold([place("ip.lock"), `${inbox(ROLE, "tcp")}.lock`, `${inbox(ROLE, "link")}.lock`]);
     this.clock = new LabClock(directory);
-    const generation = randomBytes(8).readBigUInt64BE() | 1n;
     this.pipes = Object.fromEntries(Object.keys(OTHER).map((neighbour) => [neighbour, new Pipe({
       role: ROLE, neighbour, generation, count, inbox: `ipc://${inbox(ROLE, neighbour)}`,
       outlet: `ipc://${inbox(neighbour, ROLE)}`,
@@ -44,8 +56,6 @@ export class Shell {
     });
     await this.trace.open(`ipc://${place("ip.trace")}`);
     await this.control.open(`ipc://${place("ip.control")}`);
-    this.handover = new Handover(this, generation);
-    await this.handover.open(`ipc://${place(`ip.swap-${process.pid}`)}`);
     await Promise.all(Object.values(this.pipes).map((pipe) => pipe.open()));
   }
 

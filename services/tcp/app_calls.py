@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from plywire import app_calls
 from plywire.app_calls import Key
 from plywire.messages import (
+    AGAIN,
     Accepted,
     Bind,
     Bound,
@@ -18,6 +19,7 @@ from plywire.messages import (
     End,
     Listen,
     Option,
+    Query,
 )
 from plywire.paths import Path
 from plywire.ports import Reservation
@@ -42,14 +44,14 @@ class AppCalls(app_calls.AppCalls):
         super().__init__(stack, bind_seed)
         self.handlers[Option] = self._option
 
-    # What app says again to a process that has recovered may be known already. What is bound, or
-    # listens, is kept.
+    # What app says again, when this process or app has recovered, may be known already. What is
+    # bound, or listens, is kept.
 
     def _bind(self, message: Bind, now: int) -> None:
         stack = self.stack
         known = stack.reservations.get(message.handle)
         if (
-            stack.recovered and known is not None and message.address == known.address
+            stack.repeated and known is not None and message.address == known.address
             and message.port in (0, known.port)
         ):  # fmt: skip
             stack.tell(Bound(message.trace, known.handle, known.address, known.port, "", ""))
@@ -62,13 +64,14 @@ class AppCalls(app_calls.AppCalls):
         self.stack.tables_changed()
 
     def _connect(self, message: Connect, now: int) -> None:
-        tcb = self.stack.by_handle.get(message.handle)
-        if not self.stack.recovered or tcb is None:
+        survival = self.stack.survival
+        if survival is None or not survival.knows(message.handle):
             super()._connect(message, now)
 
     def _close(self, message: Close, now: int) -> None:
         stack, handle = self.stack, message.handle
         if stack.survival is not None:
+            stack.survival.asked(handle)
             stack.survival.confirmed(handle)
             if handle in stack.listeners or handle in stack.reservations:
                 stack.tables_changed()
@@ -107,7 +110,7 @@ class AppCalls(app_calls.AppCalls):
         user_calls.send(self.stack, tcb, message.offset, message.payload, now)
 
     def _credit(self, tcb: Tcb, message: Credit, now: int) -> None:
-        user_calls.receive(self.stack, tcb, message.acked, message.limit, now)
+        user_calls.receive(self.stack, tcb, message.acked, message.limit, message.needed, now)
 
     def _end(self, tcb: Tcb, message: End, now: int) -> None:
         user_calls.shut(self.stack, tcb, message.offset, now)
@@ -144,7 +147,20 @@ class AppCalls(app_calls.AppCalls):
             stack.disarm(tcb, CORK)
         push(stack, tcb, now)  # Nagle or a cork may have held something back
 
+    def _query(self, message: Query, now: int) -> None:
+        survival = self.stack.survival
+        if message.topic != AGAIN or survival is None:
+            super()._query(message, now)
+            return
+        survival.gather()
+        super()._query(message, now)
+        survival.tell_again(now)
+
     def about(self, handle: int, topic: str, now: int) -> dict[str, int | str]:
+        survival = self.stack.survival
+        if not topic and survival is not None:
+            for lost in survival.asked(handle):
+                self._close(Close(self.stack.trace, lost, 0, 1), now)
         if topic == "congestion":
             return dict.fromkeys(sorted(ALGORITHMS), 1)
         if not topic and handle in self.stack.waiting:

@@ -16,6 +16,7 @@ from plywire.messages import (
     KINDS,
     Connect,
     Hello,
+    Kept,
     Message,
     PacketError,
     Paths,
@@ -35,15 +36,15 @@ from services.tcp.tcb import Tcb
 
 if TYPE_CHECKING:
     from plywire.config import HostConfig
+    from plywire.region import Store
     from plywire.trace import Tracer
-    from services.tcp.region import Store
 
 
 class TcpLayer:
     """One host's TCP."""
 
     role = "tcp"
-    state_format = "tcp/1"
+    state_format = "tcp/2"
 
     def __init__(self, host: HostConfig, rng: random.Random, tracer: Tracer) -> None:
         self.stack = Stack(host, rng, tracer)
@@ -53,8 +54,10 @@ class TcpLayer:
             Segment: (IP, self._segment),
             Paths: (IP, self._paths),
             PacketError: (IP, self._packet_error),
+            Kept: (APP, self._kept),
             **{kind: (APP, handler) for kind, handler in self._app.handlers.items()},
         }
+        self._app_recovered = False
 
     # --- the Layer contract -----------------------------------------------------------------------
 
@@ -165,7 +168,7 @@ class TcpLayer:
         if restored:
             survival.take_over(now)
         known = not restored and survival.recover(now)
-        survival.prepare()
+        survival.slabs.prepare()
         return {APP: self.stack.app_generation} if known else {}
 
     def describe(self, topic: str, now: int) -> object:
@@ -219,16 +222,28 @@ class TcpLayer:
             self.stack.survival.resume(now)
 
     def _hello(self, message: Hello, now: int) -> None:
-        """An app that was started anew has forgotten its sockets: nobody holds them any more."""
+        """An app that was started anew has forgotten its sockets: nobody holds them any more.
+        Unless it has recovered them, or this layer has."""
         stack = self.stack
-        if message.role == APP and message.generation != stack.app_generation:
-            known, stack.app_generation = stack.app_generation, message.generation
-            if known is not None:
-                stack.abort_all(now)
+        if message.role != APP:
+            return
+        recovered, self._app_recovered = self._app_recovered, False
+        if message.generation == stack.app_generation:
             if stack.survival is not None:
-                stack.survival.forget_app()
-        elif message.role == APP and stack.survival is not None:
-            stack.survival.tell_again(now)
+                stack.survival.tell_again(now)
+            return
+        known, stack.app_generation = stack.app_generation, message.generation
+        if recovered and stack.survival is not None:
+            stack.survival.app_recovered(now)
+            return
+        if known is not None:
+            stack.abort_all(now)
+        if stack.survival is not None:
+            stack.survival.forget_app()
+
+    def _kept(self, message: Kept, now: int) -> None:
+        """The app that says Hello next has what the one before it had."""
+        self._app_recovered = True
 
 
 def _describe(tcb: Tcb, timers: dict[str, int], now: int) -> dict[str, object]:

@@ -408,9 +408,9 @@ class Stack:
         return (tcb.id, kind) in self.timers
 
     @property
-    def recovered(self) -> bool:
-        """This process stands where another one died."""
-        return self.survival is not None and self.survival.incarnation > 0
+    def repeated(self) -> bool:
+        """What app says it may have said before: this process, or app, stands where one died."""
+        return self.survival is not None and self.survival.repeated
 
     def tables_changed(self) -> None:
         """Who listens, or which port is bound, is not what it was."""

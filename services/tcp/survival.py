@@ -1,6 +1,6 @@
 """What of TCP outlives its process, and how the next one goes on from it (docs/decisions/0007).
 
-Each connection has a region (services.tcp.region), and there is one more, `stack`, with what is
+Each connection has a region (plywire.region), and there is one more, `stack`, with what is
 not a connection's: listeners, bound ports, keys, and which app it was. Before a batch of outputs
 leaves the core, `commit` writes what they promise. A new process reads all of it (`recover`), says
 to app again what it may not have heard, and sends to the peers what they may not have got.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -19,10 +18,10 @@ from plywire import seq
 from plywire.envelope import dump_state, load_state
 from plywire.errors import DecodeError
 from plywire.messages import MAX_CHUNK, Closed, Credit, Data, End, Opened
+from plywire.region import FIRST_RING, SLAB, Region, Slabs, Store
 from services.tcp import cookies, listener
 from services.tcp.autotune import send_limit
 from services.tcp.congestion import ALGORITHMS, initial_window
-from services.tcp.region import FIRST_RING, SLAB, Region, Slabs, Store
 from services.tcp.sender import push
 from services.tcp.states import (
     ABORT,
@@ -48,8 +47,9 @@ _NUMBERS = (
     "reuse", "iss", "snd_una", "snd_nxt", "snd_wnd", "snd_wl1", "snd_wl2", "max_snd_wnd",
     "snd_scale", "snd_mss", "peer_mss", "snd_buf_seq", "send_buffer", "fin_offset", "fin_sent",
     "told_limit", "irs", "rcv_nxt", "rcv_wnd", "rcv_up", "rcv_scale", "rcv_offset", "rcv_limit",
-    "rcv_acked", "rcv_mss", "rcv_ended", "ts_on", "ts_offset", "ts_recent", "sack_ok", "ecn_asked",
-    "ecn_ok", "ecn_ect", "ecn_seen", "ece_due", "path_mtu", "dont_fragment", "nodelay", "cork",
+    "rcv_acked", "rcv_needed", "rcv_mss", "rcv_ended", "ts_on", "ts_offset", "ts_recent",
+    "sack_ok", "ecn_asked", "ecn_ok", "ecn_ect", "ecn_seen", "ece_due", "path_mtu",
+    "dont_fragment", "nodelay", "cork",
     "maxseg", "keepalive", "keep_idle", "keep_interval", "keep_count", "syn_count", "user_timeout",
     "linger2", "thin_linear", "syn_retransmits", "snd_locked", "rcv_locked", "rcv_ssthresh",
     "rcvq_space", "rcv_rtt", "bytes_acked", "bytes_received", "segs_in",
@@ -100,17 +100,13 @@ class Survival:
         self.say = say
         self.incarnation = 0
         self.tables = True  # listeners, bound ports, or the app, have changed
-        self._slabs = Slabs(store, bytes(_CONTROL.size))
+        self.slabs = Slabs(store, bytes(_CONTROL.size))
         self._ended: dict[int, Kept] = {}  # with an `end`, by its handle
         self._resuming: list[Tcb] = []  # recovered, and nothing was sent yet
         self._damaged: list[Tcb] = []  # their peers are to be told
         self._untold = False  # app was not told yet
-
-    def prepare(self) -> None:
-        """Make room for the first connections now: a slab costs a millisecond, which the first
-        connect would else wait for."""
-        with suppress(OSError):  # they will try again, and say so
-            self._slabs.prepare()
+        self._unasked: set[int] = set()  # handles that a recovered app has not spoken of yet
+        self.repeated = False  # app may say what it has said before
 
     # --- while it lives ---------------------------------------------------------------------------
 
@@ -118,7 +114,7 @@ class Survival:
         """A connection is there: it gets a region with the next `commit`."""
         tcb.kept = kept = Kept(tcb)
         try:
-            kept.region = self._slabs.take(tcb.snd_buf.start, tcb.rcv_offset)
+            kept.region = self.slabs.take(tcb.snd_buf.start, tcb.rcv_offset)
         except OSError as error:
             self._no_room(kept, error)
 
@@ -162,7 +158,7 @@ class Survival:
         tcb, region = kept.tcb, kept.region
         buffer = tcb.snd_buf
         if kept.holds_bytes:
-            receiving = (min(tcb.rcv_acked, tcb.rcv_offset), tcb.rcv_offset)
+            receiving = (min(tcb.rcv_needed, tcb.rcv_offset), tcb.rcv_offset)
         else:
             receiving = (tcb.rcv_offset, tcb.rcv_offset)
             kept.arrived.clear()
@@ -172,7 +168,7 @@ class Survival:
             if not region.save(*now):
                 kept.region = region.moved(str(tcb.id), *now)
                 if not region.name:
-                    self._slabs.give(region)
+                    self.slabs.give(region)
         except (OSError, struct.error) as error:  # the latter: a number that no TCP needs
             self._no_room(kept, error)
         kept.arrived.clear()
@@ -180,7 +176,7 @@ class Survival:
     def _let_go(self, kept: Kept) -> None:
         region, kept.region = kept.region, None
         if not region.name:
-            self._slabs.give(region)
+            self.slabs.give(region)
             return
         self._remove(region.name)
 
@@ -250,7 +246,7 @@ class Survival:
                 self._blank(region, memory)
             elif kept is None:
                 self._remove(name)
-        self._untold = True
+        self._untold = self.repeated = True
         self.tables = True
         return stack.app_generation is not None
 
@@ -280,7 +276,7 @@ class Survival:
             yield name, False, Region(self.store, _CONTROL.size, name), memory
         for name in sorted(slabs):
             try:
-                entries = self._slabs.open(name)
+                entries = self.slabs.open(name)
             except (OSError, DecodeError) as error:
                 self._give_up(name, error)
                 self._remove(name)
@@ -298,7 +294,7 @@ class Survival:
             region.load(memory)
         except DecodeError:
             region.format(memory, (FIRST_RING, FIRST_RING), bytes(_CONTROL.size))
-        self._slabs.give(region)
+        self.slabs.give(region)
 
     def _recover(self, name: str, region: Region, memory: memoryview, now: int) -> Kept | None:
         """Make a connection again; None when there is none, or none that can be."""
@@ -425,11 +421,11 @@ class Survival:
 
     def _say_stream(self, kept: Kept, handle: int) -> None:
         tcb, region, tell = kept.tcb, kept.region, self.stack.tell
-        if not tcb.opened or region is None:
+        if not tcb.opened:
             return
         tell(Opened(tcb.trace, handle, tcb.listener, tcb.local_address, tcb.local_port,
                     tcb.remote_address, tcb.remote_port, tcb.told_limit))  # fmt: skip
-        data = region.received()
+        data = b"" if region is None else region.received()
         for at in range(0, len(data), MAX_CHUNK):
             tell(Data(tcb.trace, handle, region.rcv_start + at, data[at : at + MAX_CHUNK]))
         if tcb.rcv_ended:
@@ -441,7 +437,43 @@ class Survival:
         for handle in list(self._ended):
             self.confirmed(handle)
         self._untold = False
+        self._unasked.clear()
         self.tables = True
+
+    # --- after the death of app -------------------------------------------------------------------
+
+    def app_recovered(self, now: int) -> None:
+        """Another app is there, and it has the sockets of the one that died."""
+        stack = self.stack
+        self.tables = self.repeated = True
+        for tcb in list(stack.by_id.values()):
+            if tcb.handle and tcb.rcv_needed != tcb.rcv_offset and tcb.kept.region is None:
+                stack.end(tcb, ABORT, "ECONNRESET", "app died, and what came was not kept", now,
+                          reset=True)  # fmt: skip
+        accepted = {tcb.handle for tcb in stack.by_id.values() if tcb.accepted or not tcb.listener}
+        self._unasked = {handle for handle in stack.by_handle if handle in accepted}
+        self._unasked |= {*stack.listeners, *stack.reservations, *stack.waiting}
+
+    def gather(self) -> None:
+        """All that is for app is told, and what came is in the regions."""
+        self.stack.flush_all()
+        self.commit()
+        self._untold = True
+
+    def asked(self, handle: int) -> set[int]:
+        """App speaks of a socket that it has; with 0, it has spoken of all. Returns those that it
+        could not recover: nobody holds them any more."""
+        if handle:
+            self._unasked.discard(handle)
+            return set()
+        lost, self._unasked = self._unasked, set()
+        for each in lost:
+            self.say(f"app has not recovered socket {each}, which ends")
+        return lost
+
+    def knows(self, handle: int) -> bool:
+        """A Connect for this handle was heard before."""
+        return handle in self._ended or (self.repeated and handle in self.stack.by_handle)
 
     # --- after an exchange ------------------------------------------------------------------------
 
@@ -464,7 +496,7 @@ class Survival:
             else:
                 self._remove(name)
         for tcb in stack.by_id.values():
-            if tcb.kept is None and tcb.rcv_acked == tcb.rcv_offset:
+            if tcb.kept is None and tcb.rcv_needed == tcb.rcv_offset:
                 self.begin(tcb)
                 stack.touched[tcb.id] = tcb
         self.tables = True
@@ -528,7 +560,7 @@ def _check(tcb: Tcb, region: Region, alive: bool, next_id: int, taken: Mapping[K
             ("SND.NXT", 0 <= tcb.flight <= unacked + 2),
             ("SND.UNA", tcb.snd_una in (tcb.snd_buf_seq, tcb.iss)
              or tcb.snd_una == seq.add(tcb.snd_buf_seq, unacked + 1)),
-            ("RCV.NXT", 0 <= tcb.rcv_acked <= tcb.rcv_offset == region.rcv_end),
+            ("RCV.NXT", 0 <= tcb.rcv_needed <= tcb.rcv_acked <= tcb.rcv_offset == region.rcv_end),
             ("MSS", 0 < tcb.snd_mss < 65536 and 0 < tcb.rcv_mss < 65536),
             ("window", 0 <= tcb.rcv_wnd < 1 << 31 and 0 <= tcb.snd_wnd < 1 << 31),
             ("scale", 0 <= tcb.snd_scale <= 14 and 0 <= tcb.rcv_scale <= 14),

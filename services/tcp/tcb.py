@@ -74,6 +74,7 @@ _FIELDS: dict[str, object] = {
     "rcv_offset": 0,  # of rcv_nxt in the stream
     "rcv_limit": 0,  # the app's credit
     "rcv_acked": 0,  # what the program has read
+    "rcv_needed": 0,  # what app may still ask for again, if it dies
     "rcv_ssthresh": 0,  # the receive buffer: what may be offered beyond what was read
     "rcv_locked": False,  # the program has set it
     "rcv_rtt": 0, "rcv_rtt_at": 0, "rcv_rtt_end": 0, "rcv_tsecr": -1,  # services.tcp.autotune

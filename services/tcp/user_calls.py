@@ -83,11 +83,13 @@ def send(stack: Stack, tcb: Tcb, offset: int, data: bytes, now: int) -> None:
     push(stack, tcb, now)
 
 
-def receive(stack: Stack, tcb: Tcb, acked: int, limit: int, now: int) -> None:
-    """RECEIVE (3.10.3): the program has read up to `acked`, and there is room up to `limit`."""
+def receive(stack: Stack, tcb: Tcb, acked: int, limit: int, needed: int, now: int) -> None:
+    """RECEIVE (3.10.3): the program has read up to `acked`, and there is room up to `limit`; from
+    `needed` on it may have to be told again."""
     if acked > tcb.rcv_offset:
         stack.drop("credit_beyond_stream", now)
         return
+    tcb.rcv_needed = max(tcb.rcv_needed, min(needed, acked))
     if acked <= tcb.rcv_acked and limit <= tcb.rcv_limit:
         return
     tcb.rcv_acked = max(tcb.rcv_acked, acked)

@@ -283,7 +283,7 @@ class TcpHost:
         else:
             known = held is not None and held.listening
             fields = held.control() if known else {}
-            self._tell(messages.Info(message.trace, message.handle, fields))
+            self._tell(messages.Info(message.trace, message.handle, fields, message.topic))
 
     def _hello(self, message: messages.Hello) -> None:
         """A new app has forgotten its sockets: nobody holds them any more."""

@@ -15,6 +15,7 @@ from tcp_twins import ANY, BUFFER, B, SegmentTwins, SystemTwins, make, told
 from plywire.config import SECOND
 from plywire.errors import DecodeError
 from plywire.messages import (
+    AGAIN,
     Accepted,
     Bind,
     Bound,
@@ -273,6 +274,15 @@ def test_query(twins):
     assert empty == {}
     assert full["state"] == "ESTABLISHED"
     assert {"snd_mss", "srtt_us", "rto_us", "send_queue", "receive_queue"} <= set(full)
+
+
+def test_a_query_is_answered_with_its_topic_whatever_that_is(twins):
+    """An app that has recovered goes by it: what comes behind the answer is meant for it."""
+    questions = [(0, AGAIN), (0, ""), (7, "no such topic")]
+    for handle, topic in questions:
+        twins.app(twins.a, Query(5, handle, topic))
+    found = answers(twins, twins.a, Info, len(questions))
+    assert found == [Info(5, handle, {}, topic) for handle, topic in questions]
 
 
 def test_options_break_nothing(twins):

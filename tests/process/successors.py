@@ -1,7 +1,9 @@
-"""Implementations of ip that go wrong in one way each, for exchanges that must fail."""
+"""Implementations that go wrong in one way each, for exchanges that must fail."""
 
 from __future__ import annotations
 
+import services.app
+import services.tcp
 from services.ip import create
 
 
@@ -29,8 +31,20 @@ def of_another_kind(host, rng, tracer):
 
 def dies_at_work(host, rng, tracer):
     """Takes over, and fails as soon as it works."""
-    layer = create(host, rng, tracer)
+    return _dying(create(host, rng, tracer))
 
+
+def tcp_dies_at_work(host, rng, tracer):
+    """A tcp that does."""
+    return _dying(services.tcp.create(host, rng, tracer))
+
+
+def app_dies_at_work(host, rng, tracer):
+    """An app that does."""
+    return _dying(services.app.create(host, rng, tracer))
+
+
+def _dying(layer):
     def outputs():
         raise RuntimeError("not what I expected")
 

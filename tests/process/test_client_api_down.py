@@ -1,20 +1,25 @@
-"""A program whose host's API dies under it, and comes back."""
+"""A program whose host's API dies under it, and comes back without its sockets."""
 
 import os
 import select
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 
 from plywire.client import ApiDown, Stack
 from plywire.lab.supervisor import Lab
+from plywire.runtime import config as places
 
 
 @pytest.fixture(scope="module")
 def small_lab():
-    """A lab of this module's own, because its layers are killed."""
-    with Lab() as lab:
+    """A lab of this module's own, because its layers are killed, and its apps keep nothing."""
+    config = places.load_lab()
+    hosts = {name: replace(host, app=replace(host.app, survive=False))
+             for name, host in config.hosts.items()}  # fmt: skip
+    with Lab(replace(config, hosts=hosts)) as lab:
         yield lab
 
 

@@ -442,6 +442,11 @@ def told(tmp_path):
     return programs.settings("ip", host("h1", "10.0.0.1/24"), tmp_path, IP_JS, True)
 
 
+def running(told) -> subprocess.Popen:
+    command = programs.command(find(IP_JS), told)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
 def test_it_ends_with_its_standard_input_and_lets_go_of_its_locks(told, tmp_path):
     done = run(told)
     assert (done.returncode, done.stdout) == (0, "ready\n")
@@ -449,11 +454,17 @@ def test_it_ends_with_its_standard_input_and_lets_go_of_its_locks(told, tmp_path
     assert run(told).returncode == 0
 
 
+def test_a_successor_whose_turn_does_not_come_holds_nothing(told, tmp_path):
+    with running(told) as first:
+        assert first.stdout.readline() == b"ready\n"
+        done = run(told | {"successor": True})  # its supervisor has ended
+        assert (done.returncode, done.stdout) == (0, "prepared\n")
+        assert holder(tmp_path / "h1.ip.lock") == first.pid
+        first.stdin.close()
+
+
 def test_two_of_one_host_are_refused(told, tmp_path):
-    first = subprocess.Popen(
-        programs.command(find(IP_JS), told), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with first:
+    with running(told) as first:
         assert first.stdout.readline() == b"ready\n"
         for name in ("h1.ip.lock", "h1.ip.from-tcp.lock", "h1.ip.from-link.lock"):
             assert holder(tmp_path / name) == first.pid

@@ -1,17 +1,22 @@
-"""A tcp that dies where a test says: between any two things that it writes or hands out."""
+"""A layer that dies where a test says: between any two things that it writes or hands out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from plywire.lab.simulator import Host
+from sim_programs import MS, SECOND, Program, connected, exchange, two_hosts
+
+from plywire.lab.simulator import Host, World
 from plywire.lab.simulator.memory import Memory
 from plywire.lab.simulator.node import Killed
-from plywire.roles import TCP
+from plywire.roles import APP, TCP, Role
+
+UP = bytes(range(256)) * 100
+DOWN = bytes(reversed(range(256))) * 60
 
 
 class Fate:
-    """Counts the steps of every tcp that it is over; `dies(step)` says at which one it dies."""
+    """Counts the steps of every layer that it is over; `dies(step)` says at which one it dies."""
 
     def __init__(self, dies: Callable[[int], bool]) -> None:
         self._dies = dies
@@ -25,29 +30,63 @@ class Fate:
         self.deaths += dead
         return dead
 
-    def over(self, host: Host) -> Host:
-        """Let the tcp of a host live, and die, by this."""
+    def over(self, host: Host, role: Role) -> None:
+        """Let a layer of a host live, and die, by this."""
         make = host._make
 
-        def mortal(role):
-            layer = make(role)
-            return _mortal(layer, self) if role == TCP else layer
+        def mortal(which):
+            layer = make(which)
+            return _mortal(layer, self) if which == role else layer
 
         host._make = mortal
-        host.memory[TCP] = _Memory(self)
-        host.nodes[TCP].start(*_first(host))
-        host._greet_neighbours(TCP)
+        host.memory[role] = _Memory(self)
+        host.nodes[role].start(*_first(host, role))
+        host._greet_neighbours(role)
         host.world.settle()
-        return host
 
 
-def _first(host: Host):
-    layer = host._make(TCP)
+def _first(host: Host, role: Role):
+    layer = host._make(role)
     try:
-        kept = host._keep(TCP, layer)
+        kept = host._keep(role, layer)
     except Killed:  # before it was up
-        return _first(host)
-    return layer, host._generation(TCP), kept
+        return _first(host, role)
+    return layer, host._generation(role), kept
+
+
+def session(
+    dies: Callable[[int], bool],
+    who: str = "both",
+    seed: int = 0,
+    up: bytes = UP,
+    down: bytes = DOWN,
+    roles: tuple[Role, ...] = (TCP,),
+    **wire,
+) -> Fate:
+    """connect, a transfer both ways, close, while layers die; how often they did, in how many
+    steps. Every byte arrives once, and nothing is left."""
+    world = World(seed, strict=True)
+    world.wire("lan", delay=2 * MS, rate=100_000_000, **wire)
+    h1, h2 = two_hosts(world)
+    fate = Fate(dies)
+    for host in (h1, h2):
+        for role in roles:
+            if who in ("both", host.name):
+                fate.over(host, role)
+    client, server = connected(world, h1, h2)
+    programs = Program(h1, client, up, 5000), Program(h2, server, down, 5000)
+    exchange(world, *programs)
+    assert bytes(programs[1].received) == up
+    assert bytes(programs[0].received) == down
+    world.advance(300 * SECOND)
+    for host in (h1, h2):
+        assert host.describe("tcp", "connections") == []
+        assert host.describe("app", "waiting") == 0
+        assert not host.layer("app").context.closing
+        for role in (TCP, APP):
+            assert set(host.memory[role].names()) <= {"stack", "slab-0"}
+        assert host.counter("tcp", "tcp_estab_resets") == 0
+    return fate
 
 
 def _mortal(layer, fate: Fate):

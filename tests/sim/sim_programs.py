@@ -64,6 +64,7 @@ class Program:
         self.error: SocketError | None = None
         self.finished = False
         self._left = memoryview(data)
+        self._sent = 0  # offsets in the streams, as the client library keeps them
         self._piece = piece
         self._writing = self._reading = True
         self._write(None)
@@ -77,7 +78,8 @@ class Program:
                 self._close()
                 return
             piece, self._left = self._left[: self._piece], self._left[self._piece :]
-            answered = self.host.send(self.descriptor, bytes(piece))
+            answered = self.host.send(self.descriptor, bytes(piece), offset=self._sent)
+            self._sent += len(piece)
             if not answered.done:
                 answered.then(self._write)
                 return
@@ -90,7 +92,7 @@ class Program:
                     self._reading = False
                     self._close()
                     return
-            answered = self.host.recv(self.descriptor, self._piece)
+            answered = self.host.recv(self.descriptor, self._piece, offset=len(self.received))
             if not answered.done:
                 answered.then(self._read)
                 return

@@ -7,7 +7,7 @@ from sim_programs import MS, SECOND, connected, listener, pair, socket, two_host
 
 from plywire.errors import SocketError
 from plywire.lab.simulator import World
-from services.tcp.region import ENTRIES, FIRST_RING
+from plywire.region import ENTRIES, FIRST_RING
 
 
 def entry(host, number: int = 0) -> memoryview:

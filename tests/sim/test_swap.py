@@ -123,18 +123,6 @@ def test_a_listener_outlives_its_tcp():
     assert world.wait(accepted, limit=SECOND).remote[0] == "10.0.0.1"
 
 
-def test_a_killed_app_closes_what_its_programs_had_open():
-    world = World()
-    h1, h2 = two_hosts(world)
-    _, server = connected(world, h1, h2)
-    waiting = h2.recv(server, 10)
-    h1.crash("app")
-    world.run(waiting, limit=10 * SECOND)
-    assert waiting.error.name == "ECONNRESET"
-    assert h1.list_sockets().result() == []
-    assert h1.describe("tcp", "connections") == []
-
-
 @pytest.mark.parametrize("role", LAYERS)
 def test_a_host_at_rest_is_replaced_and_works(role):
     world = World()

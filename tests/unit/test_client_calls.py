@@ -80,12 +80,20 @@ def test_different_calls_have_different_ids(api, stack):
     assert len({item.request_id for item in api.requests["Accept"]}) == 2
 
 
-def test_lost_reply_of_bind_is_not_asked_again(api, stack):
+def test_lost_reply_of_bind_is_asked_for_with_the_same_id(api, stack):
     sock = stack.socket()
     api.answers["Bind"].append(LOST)
+    sock.bind(("", 80))
+    first, second = api.requests["Bind"]
+    assert first.request_id == second.request_id != ""
+
+
+def test_lost_reply_of_so_error_is_not_asked_for_again(api, stack):
+    sock = stack.socket()
+    api.answers["GetOption"].append(LOST)
     with pytest.raises(ApiDown):
-        sock.bind(("", 80))
-    assert len(api.requests["Bind"]) == 1
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    assert len(api.requests["GetOption"]) == 1
 
 
 def test_retries_end(api, stack):

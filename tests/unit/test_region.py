@@ -8,11 +8,11 @@ import random
 
 import pytest
 
+from plywire import region as regions
 from plywire.errors import DecodeError
 from plywire.lab.simulator.memory import Memory
+from plywire.region import ENTRIES, FIRST_RING, MARK, Region, Slabs
 from plywire.runtime.store import FileStore
-from services.tcp import region as regions
-from services.tcp.region import ENTRIES, FIRST_RING, MARK, Region, Slabs
 
 SIZE = 100
 

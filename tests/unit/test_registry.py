@@ -65,7 +65,7 @@ def test_a_program_is_told_what_its_role_needs(tmp_path):
     ))[-1])  # fmt: skip
     assert told == {
         "role": "ip", "host": "h1", "directory": str(tmp_path), "implementation": "mine:PROGRAM",
-        "supervised": True, "forwarding": False,
+        "supervised": True, "successor": False, "forwarding": False,
         "interfaces": [{"name": "eth0", "ifindex": 1, "address": "10.0.0.1/24",
                         "mac": "02:00:0a:00:00:01", "mtu": 1500}],
         "routes": [{"to": "0.0.0.0/0", "via": "10.0.0.2"}],

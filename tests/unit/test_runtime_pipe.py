@@ -175,8 +175,8 @@ def test_what_waited_for_a_neighbour_that_was_replaced_is_forgotten(context, tmp
         (b"\x91\x63", "schema_version"),
         (envelope.dump_state([envelope.SCHEMA, [99, 0]]), "unknown_kind"),
         (envelope.dump_state([envelope.SCHEMA, [65, 0, 1]]), "bad_arity"),
-        (envelope.dump_state([envelope.SCHEMA, [65, 0, 1, "x", 1]]), "bad_type"),
-        (envelope.dump_state([envelope.SCHEMA, [65, 0, 1, -1, 1]]), "bad_size"),
+        (envelope.dump_state([envelope.SCHEMA, [65, 0, 1, "x", 1, 1]]), "bad_type"),
+        (envelope.dump_state([envelope.SCHEMA, [65, 0, 1, -1, 1, 1]]), "bad_size"),
     ],
 )
 def test_garbage_is_counted_and_the_next_batch_arrives(context, tmp_path, garbage, reason):

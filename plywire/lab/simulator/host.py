@@ -46,6 +46,7 @@ class Host:
         self.told: list[str] = []
         """What they had to say of it."""
         self._pending: dict[Call, None] = {}  # a dict, because its order is repeatable
+        self._requests = 0
         for interface in self.config.interfaces:
             self._wires[interface.ifindex].join(self, interface.ifindex, interface.name)
         own = self.config.interfaces[0].address
@@ -58,7 +59,8 @@ class Host:
     # Each returns a Call. One that has to wait is pending until the world has moved on far enough.
     # timeout is in seconds of virtual time: None for ever, 0 not at all. Where the gRPC service
     # says "would block" or "in progress" as a result, here the call fails with EAGAIN or
-    # EINPROGRESS, as a kernel's would.
+    # EINPROGRESS, as a kernel's would. One that is pending when app dies, and recovers, is made
+    # again with the same request id and offset, as the client library does.
 
     def open_session(self) -> Call:
         """The id of a new session: sockets made with it are closed when it is."""
@@ -70,11 +72,12 @@ class Host:
 
     def create_socket(self, *, session: str = "", request_id: str = "") -> Call:
         """A descriptor."""
+        request_id = request_id or self._request_id()
         return self._call("create_socket", session=session, request_id=request_id)
 
     def bind(self, descriptor: int, address: Address) -> Call:
         """The local (host, port)."""
-        return self._call("bind", descriptor, address)
+        return self._call("bind", descriptor, address, request_id=self._request_id())
 
     def listen(self, descriptor: int, backlog: int = 128) -> Call:
         """The local (host, port)."""
@@ -90,7 +93,8 @@ class Host:
     ) -> Call:
         """A ConnectResult; EINPROGRESS when the timeout is over first."""
         return self._call(
-            "connect", descriptor, address, timeout=timeout, request_id=request_id,
+            "connect", descriptor, address, timeout=timeout,
+            request_id=request_id or self._request_id(),
             blocked=lambda result: "EINPROGRESS" if result.in_progress else "",
         )  # fmt: skip
 
@@ -104,7 +108,8 @@ class Host:
     ) -> Call:
         """An AcceptResult: descriptor, local, remote; EAGAIN when the timeout is over first."""
         return self._call(
-            "accept", descriptor, timeout=timeout, request_id=request_id, session=session,
+            "accept", descriptor, timeout=timeout, session=session,
+            request_id=request_id or self._request_id(),
             blocked=lambda result: "EAGAIN" if result.would_block else "",
         )  # fmt: skip
 
@@ -234,9 +239,15 @@ class Host:
             self.crash(role)
             return
         node.start(layer, self._generation(role), kept)
-        if role == APP:
-            self._interrupt("ECONNABORTED", "app crashed during the call")
+        if node.layer is not layer:  # once more, at its first steps
+            return
         self._greet_neighbours(role)
+        if role == APP and kept:
+            for operation in list(self._pending):
+                if node.layer is layer:
+                    operation.again()
+        elif role == APP:
+            self._interrupt("ECONNABORTED", "app crashed during the call")
         self.world.settle()
 
     def reset(self, **settings: Any) -> None:
@@ -306,17 +317,24 @@ class Host:
         **keywords: Any,
     ) -> Call:
         node = self.nodes[APP]
-        operation = _Operation(self.world, blocked)
+
+        def begin() -> Call:
+            try:
+                answer = getattr(node.layer, name)(*args, now=self.world.now, **keywords)
+            except SocketError as error:
+                answer = Call().fail(error)
+            return answer if isinstance(answer, Call) else Call().resolve(answer)
+
+        operation = _Operation(node, blocked, begin)
         self._pending[operation] = None
         operation.then(self._forget)
-        try:
-            answer = getattr(node.layer, name)(*args, now=self.world.now, **keywords)
-        except SocketError as error:
-            answer = Call().fail(error)
-        operation.wait_for(answer if isinstance(answer, Call) else Call().resolve(answer))
-        node.flush()
+        operation.again()
         self.world.settle()
         return operation
+
+    def _request_id(self) -> str:
+        self._requests += 1
+        return f"{self.name}-{self._requests}"
 
     def _forget(self, operation: Call) -> None:
         self._pending.pop(operation, None)
@@ -340,23 +358,29 @@ class _Operation(Call):
     it then calls never runs inside of app.
     """
 
-    __slots__ = ("_blocked", "_world", "inner")
+    __slots__ = ("_begin", "_blocked", "_node", "inner")
 
-    def __init__(self, world: World, blocked: Callable[[Any], str] | None) -> None:
+    def __init__(
+        self, node: Node, blocked: Callable[[Any], str] | None, begin: Callable[[], Call]
+    ) -> None:
         super().__init__()
-        self._world = world
+        self._node = node
         self._blocked = blocked
+        self._begin = begin
         self.inner: Call
 
-    def wait_for(self, inner: Call) -> None:
-        self.inner = inner
+    def again(self) -> None:
+        """Call app: for the first time, or the one that stands where one died."""
+        self.inner = inner = self._begin()
+        self._node.flush()
         if inner.done:
             self._answer(inner)
         else:
-            inner.then(lambda _: self._world.at(self._world.now, lambda: self._answer(inner)))
+            world = self._node.world
+            inner.then(lambda _: world.at(world.now, lambda: self._answer(inner)))
 
     def _answer(self, inner: Call) -> None:
-        if self.done:  # interrupted in the meantime
+        if self.done or inner is not self.inner:  # interrupted in the meantime, or called again
             return
         if inner.error is not None:
             self.fail(inner.error)

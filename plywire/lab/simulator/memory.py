@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Memory:
-    """Named pieces; see services.tcp.region.Store."""
+    """Named pieces; see plywire.region.Store."""
 
     def __init__(self) -> None:
         self.pieces: dict[str, bytearray] = {}

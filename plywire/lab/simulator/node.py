@@ -26,11 +26,12 @@ class Killed(Exception):
 class Node:
     """A layer, its place, and when it is to be woken.
 
-    epoch: counts crashes; what was under way to a layer that crashed is lost with it. wake: the
+    epoch: counts crashes; what was under way to a layer that crashed is lost with it. line: the
+    generations that it stands for, its own and of those whose heir it is. wake: the
     time of the one wake-up in the world's queue that counts, or None.
     """
 
-    __slots__ = ("epoch", "generation", "host", "kept", "layer", "role", "tracer", "wake",
+    __slots__ = ("epoch", "generation", "host", "kept", "layer", "line", "role", "tracer", "wake",
                  "world")  # fmt: skip
 
     def __init__(self, host: Host, role: Role) -> None:
@@ -41,6 +42,7 @@ class Node:
         self.wake: int | None = None
         self.tracer = Tracer(host.name, role, self.world.sink())
         self.generation = 0
+        self.line: list[int] = []
         self.kept: Mapping[Role, int] = {}
         self.layer: Layer
 
@@ -50,6 +52,7 @@ class Node:
         self.layer = layer
         self.kept = kept
         self.generation = generation
+        self.line = [generation, *self.line] if kept else [generation]
         self.epoch += 1
         self.wake = None
         self.flush()
@@ -63,11 +66,14 @@ class Node:
     def greet(self, other: Node) -> None:
         """Exchange Hellos with a neighbour, as two shells do when they first reach each other."""
         at = self.world.now + self.world.hop_delay
-        if self.kept.get(other.role) == other.generation:
-            kept = Kept(0, self.generation, other.generation)
-            self.world.post(at, other, kept, self.role)
-        self.world.post(at, other, Hello(0, self.role, self.generation, 0), self.role)
-        self.world.post(at, self, Hello(0, other.role, other.generation, 1), other.role)
+        self._introduce(at, other, 0)
+        other._introduce(at, self, 1)
+
+    def _introduce(self, at: int, other: Node, reply: int) -> None:
+        known = self.kept.get(other.role)
+        if known in other.line:
+            self.world.post(at, other, Kept(0, self.generation, known), self.role)
+        self.world.post(at, other, Hello(0, self.role, self.generation, reply), self.role)
 
     def trace_to(self, sink: Callable[[Event], None] | None) -> None:
         """Send trace events there from now on; None: build none."""

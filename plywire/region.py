@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Protocol
 from zlib import crc32
 
@@ -189,6 +190,8 @@ class Region:
         self._snd_size, self._rcv_size = snd_size, rcv_size
         self.snd_start, self.snd_end, self.snd_sums = ranges[0], ranges[1], ranges[2:4]
         self.rcv_start, self.rcv_end, self.rcv_sums = ranges[4], ranges[5], ranges[6:8]
+        self._snd_marks.clear()
+        self._rcv_marks.clear()
         return bytes(buffer[at + _RANGES.size : end])
 
     def unacknowledged(self) -> bytes:
@@ -311,6 +314,8 @@ def _continued(total: int, at: int, data: bytes, marks: dict[int, int]) -> int:
 def _room(size: int, span: tuple[int, int]) -> int:
     """The size of a ring for these offsets: twice what is in it, so that what is acknowledged in
     one batch and what comes in the same batch both have a place."""
+    if not size:
+        return 0
     size = max(size, GROWN_RING)
     while size < 2 * (span[1] - span[0]):
         size *= 2
@@ -323,39 +328,55 @@ def slot_size(size: int) -> int:
 
 
 class Slabs:
-    """The entries of all slabs. blank: the control block of one that nobody uses."""
+    """The entries of all slabs. blank: the control block of one that nobody uses; rings: the sizes
+    of its rings, 0 for one that is not needed."""
 
-    def __init__(self, store: Store, blank: bytes) -> None:
+    def __init__(
+        self, store: Store, blank: bytes, rings: tuple[int, int] = (FIRST_RING, FIRST_RING)
+    ) -> None:
         self._store = store
         self._blank = blank
-        self._stride = _SLOTS + 2 * slot_size(len(blank)) + 2 * FIRST_RING
+        self._rings = rings
+        self._stride = _SLOTS + 2 * slot_size(len(blank)) + sum(rings)
         self._count = 0
         self.free: list[Region] = []
 
     def take(self, sending: int, receiving: int) -> Region:
         """An entry for a connection whose streams are at these offsets; in the memory it stays
         unused until it is saved. Raises OSError when there is no room for another slab."""
-        self.prepare()
+        if not self.free:
+            self._make()
         region = self.free.pop()
         region.begin(sending, receiving)
         return region
 
     def prepare(self) -> None:
-        """Have an entry that is free, if need be in another slab. Raises OSError when there is no
-        room for it."""
-        if self.free:
-            return
+        """Have entries that are free, when a layer starts: to make a slab takes a millisecond, and
+        the first connection would wait for it."""
+        if not self.free:
+            with suppress(OSError):  # whoever needs one tries again, and says so
+                self._make()
+
+    def _make(self) -> None:
         name = f"{SLAB}{self._count}"
         temporary = f"{name}.new"
         memory = self._store.create(temporary, ENTRIES * self._stride)
         made = []
         for at in range(0, ENTRIES * self._stride, self._stride):
             region = Region(self._store, len(self._blank))
-            region.format(memory[at : at + self._stride], (FIRST_RING, FIRST_RING), self._blank)
+            region.format(memory[at : at + self._stride], self._rings, self._blank)
             made.append(region)
         self._store.rename(temporary, name)
         self._count += 1
         self.free = made[::-1]
+
+    def blank(self, region: Region, memory: memoryview) -> None:
+        """Make an entry that was found one that nobody uses, also a damaged one."""
+        try:
+            region.load(memory)
+        except DecodeError:
+            region.format(memory, self._rings, self._blank)
+        self.give(region)
 
     def give(self, region: Region) -> None:
         """Nobody uses an entry any more."""
