@@ -44,11 +44,11 @@ class Regions:
         self.say = say
         self._size = size
         self._number = number
-        self._slabs = Slabs(store, bytes(size), rings)
+        self.slabs = Slabs(store, bytes(size), rings)
 
     def take(self, sending: int, receiving: int) -> Region:
         """A region for an item whose streams are at these offsets. Raises OSError without room."""
-        return self._slabs.take(sending, receiving)
+        return self.slabs.take(sending, receiving)
 
     def save(
         self,
@@ -66,7 +66,7 @@ class Regions:
             return region
         new = region.moved(str(number), control, sending, read, receiving, arrived)
         if not region.name:
-            self._slabs.give(region)
+            self.slabs.give(region)
         return new
 
     def let_go(self, region: Region) -> None:
@@ -74,7 +74,7 @@ class Regions:
         if region.name:
             self.remove(region.name)
         else:
-            self._slabs.give(region)
+            self.slabs.give(region)
 
     def save_table(self, state: object) -> bool:
         """Make this the table. False, counted, when there is no room."""
@@ -124,7 +124,7 @@ class Regions:
             yield name, Region(self.store, self._size, name), memory
         for name in sorted(slabs):
             try:
-                entries = self._slabs.open(name)
+                entries = self.slabs.open(name)
             except (OSError, DecodeError) as error:
                 self.give_up(name, error)
                 self.remove(name)
@@ -132,7 +132,7 @@ class Regions:
             for place, memory in enumerate(entries):
                 region = Region(self.store, self._size)
                 if self._outgrown(region, memory, files):
-                    self._slabs.blank(region, memory)
+                    self.slabs.blank(region, memory)
                 else:
                     yield f"{name}/{place}", region, memory
 
@@ -141,7 +141,7 @@ class Regions:
         if region.name:
             self.remove(region.name)
         else:
-            self._slabs.blank(region, memory)
+            self.slabs.blank(region, memory)
 
     def give_up(self, what: str, error: Exception) -> None:
         """Count and say what cannot be recovered."""

@@ -30,7 +30,7 @@ from services.tcp.app_calls import AppCalls
 from services.tcp.info import tcp_info
 from services.tcp.segment_arrives import segment_arrives
 from services.tcp.stack import Stack
-from services.tcp.states import SYN_RECEIVED
+from services.tcp.states import SYN_RECEIVED, TIME_WAIT
 from services.tcp.survival import Survival
 from services.tcp.tcb import TCB_FIELDS, Tcb
 
@@ -171,9 +171,9 @@ class TcpLayer:
         self.stack.survival = survival
         if restored:
             survival.take_over(now)
-        elif survival.recover(now):
-            return {APP: self.stack.app_generation}
-        return {}
+        known = not restored and survival.recover(now)
+        survival.slabs.prepare()
+        return {APP: self.stack.app_generation} if known else {}
 
     def describe(self, topic: str, now: int) -> object:
         """`connections` (as `ss -tin`), `listeners`, `counters`, `memory`."""
@@ -208,7 +208,7 @@ class TcpLayer:
         header, data = decode(message.payload, src, dst)
         tcb = stack.connections.get((dst, header.dst_port, src, header.src_port))
         if tcb is not None and not message.flags & FLAG_BROADCAST:
-            if not listener.reopens(stack, tcb, header, data, now):
+            if tcb.state != TIME_WAIT or not listener.reopens(stack, tcb, header, data, now):
                 segment_arrives(stack, tcb, header, data, now)
         elif message.flags & FLAG_BROADCAST or stack.paths.is_group(dst):
             stack.drop("broadcast", now)  # MUST-57

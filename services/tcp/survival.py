@@ -100,7 +100,7 @@ class Survival:
         self.say = say
         self.incarnation = 0
         self.tables = True  # listeners, bound ports, or the app, have changed
-        self._slabs = Slabs(store, bytes(_CONTROL.size))
+        self.slabs = Slabs(store, bytes(_CONTROL.size))
         self._ended: dict[int, Kept] = {}  # with an `end`, by its handle
         self._resuming: list[Tcb] = []  # recovered, and nothing was sent yet
         self._damaged: list[Tcb] = []  # their peers are to be told
@@ -114,7 +114,7 @@ class Survival:
         """A connection is there: it gets a region with the next `commit`."""
         tcb.kept = kept = Kept(tcb)
         try:
-            kept.region = self._slabs.take(tcb.snd_buf.start, tcb.rcv_offset)
+            kept.region = self.slabs.take(tcb.snd_buf.start, tcb.rcv_offset)
         except OSError as error:
             self._no_room(kept, error)
 
@@ -168,7 +168,7 @@ class Survival:
             if not region.save(*now):
                 kept.region = region.moved(str(tcb.id), *now)
                 if not region.name:
-                    self._slabs.give(region)
+                    self.slabs.give(region)
         except (OSError, struct.error) as error:  # the latter: a number that no TCP needs
             self._no_room(kept, error)
         kept.arrived.clear()
@@ -176,7 +176,7 @@ class Survival:
     def _let_go(self, kept: Kept) -> None:
         region, kept.region = kept.region, None
         if not region.name:
-            self._slabs.give(region)
+            self.slabs.give(region)
             return
         self._remove(region.name)
 
@@ -276,7 +276,7 @@ class Survival:
             yield name, False, Region(self.store, _CONTROL.size, name), memory
         for name in sorted(slabs):
             try:
-                entries = self._slabs.open(name)
+                entries = self.slabs.open(name)
             except (OSError, DecodeError) as error:
                 self._give_up(name, error)
                 self._remove(name)
@@ -294,7 +294,7 @@ class Survival:
             region.load(memory)
         except DecodeError:
             region.format(memory, (FIRST_RING, FIRST_RING), bytes(_CONTROL.size))
-        self._slabs.give(region)
+        self.slabs.give(region)
 
     def _recover(self, name: str, region: Region, memory: memoryview, now: int) -> Kept | None:
         """Make a connection again; None when there is none, or none that can be."""
