@@ -44,11 +44,15 @@ class Regions:
         self.say = say
         self._size = size
         self._number = number
-        self.slabs = Slabs(store, bytes(size), rings)
+        self._slabs = Slabs(store, bytes(size), rings)
+
+    def prepare(self) -> None:
+        """Have room for the first items, when a layer starts: making it takes a millisecond."""
+        self._slabs.prepare()
 
     def take(self, sending: int, receiving: int) -> Region:
         """A region for an item whose streams are at these offsets. Raises OSError without room."""
-        return self.slabs.take(sending, receiving)
+        return self._slabs.take(sending, receiving)
 
     def save(
         self,
@@ -66,7 +70,7 @@ class Regions:
             return region
         new = region.moved(str(number), control, sending, read, receiving, arrived)
         if not region.name:
-            self.slabs.give(region)
+            self._slabs.give(region)
         return new
 
     def let_go(self, region: Region) -> None:
@@ -74,7 +78,7 @@ class Regions:
         if region.name:
             self.remove(region.name)
         else:
-            self.slabs.give(region)
+            self._slabs.give(region)
 
     def save_table(self, state: object) -> bool:
         """Make this the table. False, counted, when there is no room."""
@@ -124,7 +128,7 @@ class Regions:
             yield name, Region(self.store, self._size, name), memory
         for name in sorted(slabs):
             try:
-                entries = self.slabs.open(name)
+                entries = self._slabs.open(name)
             except (OSError, DecodeError) as error:
                 self.give_up(name, error)
                 self.remove(name)
@@ -132,7 +136,7 @@ class Regions:
             for place, memory in enumerate(entries):
                 region = Region(self.store, self._size)
                 if self._outgrown(region, memory, files):
-                    self.slabs.blank(region, memory)
+                    self._slabs.blank(region, memory)
                 else:
                     yield f"{name}/{place}", region, memory
 
@@ -141,7 +145,7 @@ class Regions:
         if region.name:
             self.remove(region.name)
         else:
-            self.slabs.blank(region, memory)
+            self._slabs.blank(region, memory)
 
     def give_up(self, what: str, error: Exception) -> None:
         """Count and say what cannot be recovered."""

@@ -119,7 +119,7 @@ class Survival:
 
     def prepare(self) -> None:
         """Make room for the first sockets."""
-        self._regions.slabs.prepare()
+        self._regions.prepare()
 
     def clear(self) -> None:
         """Forget all that a predecessor left."""

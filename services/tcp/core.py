@@ -172,7 +172,7 @@ class TcpLayer:
         if restored:
             survival.take_over(now)
         known = not restored and survival.recover(now)
-        survival.slabs.prepare()
+        survival.regions.prepare()
         return {APP: self.stack.app_generation} if known else {}
 
     def describe(self, topic: str, now: int) -> object:
