@@ -1,7 +1,8 @@
 # plywire, one image for every container: the installed package and nothing to build it with.
 #
-# BASE_IMAGE: any image with python3 (3.11 or later) and its venv module. deploy/wheels/: wheels of
-# what plywire needs and of setuptools, for a build without internet; when there are none, pip gets them.
+# BASE_IMAGE: any image with python3 (3.11 or later) and its venv module. When it has Node.js, and the sources have
+# the npm packages of services/ip_js, that runs, too. deploy/wheels/: wheels of what plywire needs and of setuptools, for
+# a build without internet; when there are none, pip gets them.
 ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build

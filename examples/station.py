@@ -31,7 +31,7 @@ def say(endpoint, *message):
     if endpoint not in outlets:
         outlets[endpoint] = context.socket(zmq.PUSH)
         outlets[endpoint].connect(endpoint)
-    outlets[endpoint].send(msgpack.packb([2, message]))  # a batch of one
+    outlets[endpoint].send(msgpack.packb([3, message]))  # a batch of one
 
 
 def hear(kind):

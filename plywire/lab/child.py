@@ -98,16 +98,21 @@ class Child:
 
     def hear(self, data: bytes) -> list[str]:
         """Take what it writes to standard output: `ready`, once; a successor says `prepared`
-        before."""
-        self._said = (self._said + data)[-4096:]
-        if self.state == STARTING and b"prepared\n" in self._said:
-            self.state = PREPARED
-        if self.state in (STARTING, PREPARED) and b"ready\n" in self._said:
-            self.state = UP
-            self.was_up = True
-            self.due = None
-            self._since = time.monotonic()
-        return []
+        before. Any other line is one of its log, and returned."""
+        *lines, rest = (self._said + data).split(b"\n")
+        self._said = rest[-4096:]
+        told = []
+        for line in lines:
+            if line == b"prepared" and self.state == STARTING:
+                self.state = PREPARED
+            elif line == b"ready" and self.state in (STARTING, PREPARED):
+                self.state = UP
+                self.was_up = True
+                self.due = None
+                self._since = time.monotonic()
+            else:
+                told += self._note(line.decode(errors="replace"))
+        return told
 
     def log(self, data: bytes) -> list[str]:
         """Take what it writes to standard error; returns the whole lines."""
@@ -116,10 +121,7 @@ class Child:
     def say(self, text: str) -> list[str]:
         """Write a line of the supervisor's own into its log."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
-        last = self._log.last  # why it ended is what it said itself
-        lines = self._log.write(f"{now} {self.name} INFO supervisor: {text}")
-        self._log.last = last
-        return lines
+        return self._note(f"{now} {self.name} INFO supervisor: {text}")
 
     def reap(self) -> float:
         """Note how its process ended; returns the seconds to wait before the next one."""
@@ -170,6 +172,13 @@ class Child:
         """Close the log of a layer that has no process any more."""
         if self._log is not None:
             self._log.close()
+
+    def _note(self, text: str) -> list[str]:
+        """Add a line to its log that does not say why it ended: that it logs itself."""
+        last = self._log.last
+        lines = self._log.write(text)
+        self._log.last = last
+        return lines
 
     def _end(self, how: str, failed: bool = True) -> float:
         if self.state == UP and time.monotonic() - self._since >= HEALTHY:

@@ -1,12 +1,13 @@
 """A lab whose layers run elsewhere on this machine, in containers: what can be known of it.
 
-Nobody here starts or ends a layer. Each host has a run directory, a volume that its layers share
-and that is mounted here too; what is up is seen there, by the files that the layers touch and the
-locks that they hold.
+Nobody here starts or ends a layer: in each container plywire.lab.keeper does. Each host has a run
+directory, a volume that its layers share and that is mounted here too; what is up is seen there, by
+the files that the layers touch and the locks that they hold, and keepers are asked there.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +16,9 @@ from typing import NoReturn
 
 from plywire.config import HostConfig, LabConfig
 from plywire.lab.child import DOWN, STARTING, UP, LayerStatus
+from plywire.lab.keeper import ask_to_swap
 from plywire.lab.rundir import LabError
+from plywire.lab.swap import UNDER_WAY, Report, require
 from plywire.registry import implementation
 from plywire.roles import LAYERS, Role
 from plywire.runtime import config as places
@@ -51,6 +54,9 @@ class Containers:
         self._apis = dict(apis)
         self._processes: dict[tuple[str, Role], str] = {}
         self._restarts: dict[tuple[str, Role], int] = {}
+        self._specs: dict[tuple[str, Role], str] = {}
+        self._swapping = threading.Lock()
+        self._exchanged: tuple[str, Role] | None = None  # the layer that is being exchanged
 
     @property
     def config(self) -> LabConfig:
@@ -121,12 +127,34 @@ class Containers:
         follow = " -f" if listener is not None else ""
         raise LabError(f"the logs are Docker's: docker compose logs{follow} {' '.join(names)}")
 
-    def swap(self, host: str, role: Role, *_: object, **__: object) -> NoReturn:
-        """A container has one process, which is its layer: LabError says what can be done."""
-        raise LabError(
-            f"{host}.{role} is a container, and cannot be exchanged while it runs: change the lab"
-            f" file and `docker compose restart {host}-{role}`"
-        )
+    def swap(
+        self,
+        host: str,
+        role: Role,
+        spec: str = "",
+        settings: Mapping[str, str] | None = None,
+        *,
+        fresh: bool = False,
+        dry_run: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Report | None:
+        """Exchange one layer inside its container: `plywire.lab.swap.swap`, done by its keeper."""
+        name = require(self._config, host, role)
+        if not self._swapping.acquire(blocking=False):
+            raise LabError(f"{name}: {UNDER_WAY}")
+        try:
+            if (state := self._status((host, role)).state) != UP:
+                raise LabError(f"{name} is {state}: there is nothing to exchange")
+            self._exchanged = host, role
+            request = {"spec": spec, "settings": dict(settings or {}), "fresh": fresh,
+                       "dry_run": dry_run}  # fmt: skip
+            report = ask_to_swap(self.place(host), host, role, request, say)
+            if report is not None:
+                self._processes.pop((host, role), None)  # another one now, as was meant
+            return report
+        finally:
+            self._exchanged = None
+            self._swapping.release()
 
     def _present(self) -> dict[str, HostConfig]:
         return {
@@ -136,13 +164,15 @@ class Containers:
         }
 
     def _lives(self, host: str, role: Role) -> bool:
+        if self._exchanged == (host, role):
+            return True  # its file and its locks go from one process to the other
         directory = self.place(host)
         seconds = age(places.alive_path(directory, host, role))
         return seconds is not None and seconds < STALE and layer_alive(directory, host, role)
 
     def _status(self, key: tuple[str, Role]) -> LayerStatus:
         host, role = key
-        spec = implementation(self._config.hosts[host], role)
+        spec = self._specs.get(key) or implementation(self._config.hosts[host], role)
         restarts = self._note(key)
         if not self._lives(host, role):
             return LayerStatus(host, role, spec, 0, 0.0, DOWN, restarts)
@@ -152,12 +182,15 @@ class Containers:
         except (TimeoutError, ValueError):
             return LayerStatus(host, role, spec, 0, 0.0, STARTING, restarts)
         seconds = answer["uptime_ns"] / 1e9
+        self._specs[key] = answer["implementation"]
         return LayerStatus(
             host, role, answer["implementation"], answer["pid"], seconds, UP, restarts
         )
 
     def _note(self, key: tuple[str, Role]) -> int:
         """How often the layer was started again, as far as that was looked at."""
+        if self._exchanged == key:
+            return self._restarts.get(key, 0)
         try:
             process = places.alive_path(self.place(key[0]), *key).read_text(encoding="ascii")
         except FileNotFoundError:

@@ -28,6 +28,7 @@ from plywire.lab.rundir import Claim, LabError
 from plywire.registry import implementation
 from plywire.roles import LAYERS, Role, neighbours
 from plywire.runtime import config as places
+from plywire.runtime.lock import Lock
 from plywire.runtime.logs import tail
 from plywire.runtime.observer import ask
 
@@ -78,6 +79,7 @@ class Lab:
             for host, item in self.config.hosts.items()
             for role in LAYERS
         }
+        self._file = self.directory / "lab.toml"
         self._others: list[Child] = []  # successors that wait, and processes that were replaced
         self._jobs: deque[Callable[[], None]] = deque()
         self.swapping = threading.Lock()
@@ -88,7 +90,7 @@ class Lab:
         self._wake_read = self._wake_write = -1
         self._stopping = False
         self._ended = False
-        self._claim: Claim | None = None
+        self._claim: Claim | Lock | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -108,8 +110,7 @@ class Lab:
             for host, role in self._children:  # a path that is too long is refused right here
                 for neighbour in neighbours(role):
                     places.inbox(self.directory, host, role, neighbour)
-            self._claim = Claim(self.directory)
-            (self.directory / "lab.toml").write_text(dump_lab(self.config), encoding="utf-8")
+            self._claim = self._claim_place()
             self._wake_read, self._wake_write = os.pipe()
             self._watch(self._wake_read, self._woken)
             self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
@@ -253,16 +254,33 @@ class Lab:
             child.kill()
 
     def _use(self, config: LabConfig) -> None:
+        """From now on this is the lab, for layers that are started from here on, too."""
         self.config = config
-        file = self.directory / "lab.toml"
-        new = file.with_suffix(".new")
-        new.write_text(dump_lab(config), encoding="utf-8")
-        new.replace(file)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=self.directory, prefix="lab.", delete=False
+        ) as new:
+            new.write(self._text(config))
+        Path(new.name).replace(self._file)
 
     def _do(self, job: Callable[[], None]) -> None:
         """Run something in the supervisor's thread, soon."""
         self._jobs.append(job)
         os.write(self._wake_write, b"x")
+
+    # --- what differs where this lab is one layer in a container (plywire.lab.keeper) ---
+
+    _place: tuple[str, ...] = ("--supervised",)
+    """What a layer is told about where it runs."""
+
+    def _claim_place(self) -> Claim | Lock:
+        """Make the run directory ours, with the lab's file in it."""
+        claim = Claim(self.directory)
+        self._use(self.config)
+        return claim
+
+    def _text(self, config: LabConfig) -> str:
+        """The lab's file."""
+        return dump_lab(config)
 
     # --- the supervisor's thread ---
 
@@ -313,8 +331,8 @@ class Lab:
         program = self._commands.get(child.role) or [
             sys.executable, "-P", "-m", f"services.{child.role}",
         ]  # fmt: skip
-        place = ["--lab", str(file or self.directory / "lab.toml"), "--host", child.host,
-                 "--run-dir", str(self.directory), "--supervised"]  # fmt: skip
+        place = ["--lab", str(file or self._file), "--host", child.host,
+                 "--run-dir", str(self.directory), *self._place]  # fmt: skip
         if child.spawn([*program, *place, *extra]):
             child.due = time.monotonic() + START_LIMIT
             self._watch(child.pidfd, partial(self._ended_one, child))

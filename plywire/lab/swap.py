@@ -30,6 +30,7 @@ from plywire.runtime.observer import Asker
 
 PROBATION = 1.0
 """Seconds that a successor has to live before the exchange counts as done."""
+UNDER_WAY = "another exchange is under way; try again when it is over"
 _STEP_LIMIT = 5.0
 _HARD_STATE = {TCP: "connections", APP: "sockets"}
 """Layers whose state cannot be made again, and what they describe it as."""
@@ -69,13 +70,9 @@ def swap(
     `say` is told beforehand what will happen to what is open. Raises LabError with the reason when
     the old implementation goes on; nothing is lost then.
     """
-    name = f"{host}.{role}"
-    if host not in lab.config.hosts:
-        raise LabError(f"no host {host!r} in this lab; there are {', '.join(lab.config.hosts)}")
-    if role not in LAYERS:
-        raise LabError(f"no layer {role!r}; there are {', '.join(LAYERS)}")
+    name = require(lab.config, host, role)
     if not lab.swapping.acquire(blocking=False):
-        raise LabError(f"{name}: another exchange is under way; try again when it is over")
+        raise LabError(f"{name}: {UNDER_WAY}")
     try:
         if lab.layer(host, role).state != UP:
             raise LabError(f"{name} is {lab.layer(host, role).state}: there is nothing to exchange")
@@ -86,6 +83,15 @@ def swap(
             return None if dry_run else exchange.run(probation)
     finally:
         lab.swapping.release()
+
+
+def require(config: LabConfig, host: str, role: Role) -> str:
+    """The name of a layer, `h1.tcp`. Raises LabError when there is none such in the lab."""
+    if host not in config.hosts:
+        raise LabError(f"no host {host!r} in this lab; there are {', '.join(config.hosts)}")
+    if role not in LAYERS:
+        raise LabError(f"no layer {role!r}; there are {', '.join(LAYERS)}")
+    return f"{host}.{role}"
 
 
 def changed(
@@ -126,6 +132,7 @@ class _Exchange:
         self._old_pid = lab.layer(host, role).pid
         self._new: Child | None = None
         self._fresh = False
+        self._program = False
         self._started = 0.0
         self._adopted = False
 
@@ -147,6 +154,10 @@ class _Exchange:
         if new.state != PREPARED:
             words = new.last_words if new.ending else f"not ready within {START_LIMIT:g} s"
             raise self._kept(f"{self._after} cannot start: {words or new.ending}")
+        try:
+            self._program = isinstance(find(self._after), Program)
+        except ConfigError as error:
+            raise self._kept(f"{self._after}: {error}") from None
         self._started = time.monotonic() - began
         theirs = self._ask(new.process.pid, "format")
         own = self._describe("format")
@@ -183,7 +194,7 @@ class _Exchange:
             self._lab.expect_end(self._host, self._role, False)
             self._ask(self._old_pid, "lift")
             raise self._kept(str(error)) from None
-        if isinstance(find(self._after), Program):  # it keeps nothing, and knows of no region
+        if self._program:  # it keeps nothing, and knows of no region
             shutil.rmtree(places.region(self._lab.directory, self._host, self._role), True)
         old_config = self._lab.config
         new.on_probation = lambda: self._lab.go_back(new, old_config)

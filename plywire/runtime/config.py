@@ -90,6 +90,11 @@ def handover_endpoint(directory: Path | str, host: str, role: Role, pid: int) ->
     return _ipc(directory, f"{host}.{role}.swap-{pid}")
 
 
+def keeper_path(directory: Path | str, host: str, role: Role) -> Path:
+    """The unix socket at which the keeper of a layer in a container is asked for an exchange."""
+    return Path(_unix(directory, f"{host}.{role}.keeper"))
+
+
 def alive_path(directory: Path | str, host: str, role: Role) -> Path:
     """The file that a layer without a supervisor touches as long as it lives."""
     return Path(directory) / f"{host}.{role}.alive"

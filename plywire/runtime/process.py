@@ -223,12 +223,14 @@ def _run(
     finally:
         if shell is not None:
             shell.close()
+            # Waits until every connection and listener has ended, and last words have gone out: a
+            # link whose goodbye is lost is looked for, and that holds the wire up.
+            context.destroy()
         if heartbeat is not None:
             heartbeat.close()
         if lock is not None:
             lock.release()
         if shell is not None and shell.leaving:
-            context.destroy()  # waits until every connection and listener has ended
             shell.handover.left()
         leader.close(_LAST_WORDS)
         leading.term()

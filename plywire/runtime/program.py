@@ -53,7 +53,11 @@ def check(program: Program, role: Role) -> None:
         raise ConfigError(program.command[-1], f"is {program.role}, and cannot be {role}")
     if shutil.which(program.command[0]) is None:
         name = program.command[0]
-        raise ConfigError(name, f"is not on this machine; {' '.join(program.command)} needs it")
+        raise ConfigError(
+            name,
+            f"is not on this machine, and {' '.join(program.command)} needs it: install it, or for"
+            " containers build their image on a BASE_IMAGE that has it",
+        )
 
 
 def command(program: Program, told: dict[str, Any]) -> list[str]:

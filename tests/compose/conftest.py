@@ -21,6 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("compose.yaml", "Dockerfile", ".dockerignore", "pyproject.toml", "constraints.txt",
            "README.md", "plywire", "services", "examples", "docs", "deploy")  # fmt: skip
+LAYERS = [f"{host}-{role}" for host in ("h1", "h2") for role in ("link", "ip", "tcp", "app")]
 PORTS = ("LAB", "H1", "H2", "H3", "R1", "T1", "METRICS")
 MADE_BASE = f"plywire-base:tests-{os.getpid()}"
 DEADLINE = 60.0
@@ -61,7 +62,7 @@ class Project:
     """A compose project in a directory of its own. ports: on 127.0.0.1, by `LAB`, `H1`, ..."""
 
     def __init__(self, directory: Path, name: str, image: str, base: str) -> None:
-        self.directory, self.name, self.image = directory, name, image
+        self.directory, self.name, self.image, self.base = directory, name, image, base
         self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         # PLYWIRE_* of the one who runs the tests would win over the .env file.
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("PLYWIRE_")}
@@ -134,7 +135,7 @@ def base():
         return
     if os.geteuid() != 0 or not shutil.which("mmdebstrap"):
         pytest.skip("needs BASE_IMAGE, or root and mmdebstrap to make a base image")
-    run(ROOT / "deploy" / "make-base", MADE_BASE)
+    run(ROOT / "deploy" / "make-base", MADE_BASE, "nodejs")
     yield MADE_BASE
     run("docker", "image", "rm", "-f", MADE_BASE)
 

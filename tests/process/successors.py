@@ -22,6 +22,12 @@ def cannot_read(host, rng, tracer):
     return layer
 
 
+def talks(host, rng, tracer):
+    """Prints, as a program does whose author wants to know something."""
+    print("a word of its own")
+    return create(host, rng, tracer)
+
+
 def of_another_kind(host, rng, tracer):
     """Its snapshots are its own; ip's state can be made anew."""
     layer = create(host, rng, tracer)

@@ -215,7 +215,7 @@ def test_a_layer_that_stands_still_does_not_live(parts):
             "logs -f h2-app h2-tcp h2-ip h2-link",
         ),
         (lambda client: client.shutdown(), "docker compose down"),
-        (lambda client: list(client.swap("h1", "tcp")), "docker compose restart h1-tcp"),
+        (lambda client: list(client.swap("h1", "tcp")), "h1.tcp is down: there is nothing to exch"),
         (lambda client: client.describe("h1", "tcp", "connections"), "h1.tcp does not answer"),
         (lambda client: client.describe("h9", "tcp", "connections"), "there are h1, h2"),
     ],
@@ -228,6 +228,15 @@ def test_what_such_a_lab_cannot_do_says_who_can(parts, call, reason):
         pytest.raises(LabError, match=reason),
     ):
         call(client)
+
+
+def test_a_layer_that_runs_without_a_keeper_is_not_exchanged(parts):
+    parts.start("h1", "ip")
+    lab = view(parts)
+    wait_until(lambda: lab.layer("h1", "ip").state == "up", "h1.ip")
+    with pytest.raises(LabError, match=r"h1\.ip has no keeper.*see `docker compose logs h1-ip`"):
+        lab.swap("h1", "ip")
+    assert lab.layer("h1", "ip").state == "up"
 
 
 def test_programs_find_hosts_by_the_lab_at_a_target(whole, monkeypatch):
