@@ -177,8 +177,8 @@ def _reader(cls: type) -> Callable[[tuple], Message | None] | None:
     expression written from the fields, as NamedTuple itself is made. None when there are maps or
     rows in it.
 
-    The loop of `_message` costs three times as much, which was a twelfth of all the time of a bulk
-    transfer. What is wrong with a bad row it alone says.
+    The loop of `_message` costs three times as much, and a packet is a message five
+    times on its way. What is wrong with a bad row it alone says.
     """
     hints = get_type_hints(cls, include_extras=True)
     names = [f"_{index}" for index in range(len(cls._fields))]

@@ -28,7 +28,7 @@ SEEDS = 2000 if os.environ.get("PLYWIRE_SOAK") else 40
 
 
 def test_the_first_connection_finds_a_place_that_is_made():
-    """A slab takes a millisecond to make, and connect() would wait for it."""
+    """A slab takes 0.3 ms to make, and connect() would wait for it."""
     world = World()
     h1, h2 = two_hosts(world)
     made = []
