@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Protocol
 from zlib import crc32
 
@@ -33,6 +34,9 @@ GROWN_RING = 64 << 10
 """At least, of a region with a file of its own; they are doubled as they are needed."""
 ENTRIES = 32
 """Regions in a slab."""
+MARK = 16 << 10
+"""The sum up to each multiple of this offset is kept in mind while it is in a ring. So when the
+start of what counts moves, less than this is summed again, and not all that it has passed."""
 SLAB = "slab-"
 """What the names of slabs begin with."""
 
@@ -71,9 +75,9 @@ class Region:
     stream offsets that are in it.
     """
 
-    __slots__ = ("_buffer", "_rcv_size", "_size", "_slot", "_slot_size", "_snd_size", "_start",
-                 "_store", "name", "rcv_end", "rcv_start", "rcv_sums", "snd_end", "snd_start",
-                 "snd_sums")  # fmt: skip
+    __slots__ = ("_buffer", "_rcv_marks", "_rcv_size", "_size", "_slot", "_slot_size", "_snd_marks",
+                 "_snd_size", "_start", "_store", "name", "rcv_end", "rcv_start", "rcv_sums",
+                 "snd_end", "snd_start", "snd_sums")  # fmt: skip
 
     def __init__(self, store: Store, size: int, name: str = "") -> None:
         self._store = store
@@ -86,6 +90,8 @@ class Region:
         self._snd_size = self._rcv_size = 0
         self.snd_start = self.snd_end = self.rcv_start = self.rcv_end = 0
         self.snd_sums = self.rcv_sums = (0, 0)
+        self._snd_marks: dict[int, int] = {}
+        self._rcv_marks: dict[int, int] = {}
 
     def save(
         self,
@@ -109,31 +115,35 @@ class Region:
         snd_sums = self.snd_sums
         if sending != (self.snd_start, self.snd_end):
             low, high = snd_sums
+            marks = self._snd_marks
             at = self.snd_end
             if snd_start > at:
                 at, low, high = snd_start, 0, 0
+                marks.clear()
             elif snd_start > self.snd_start:
-                low = self._sum(self._start, self._snd_size, self.snd_start, snd_start, low)
+                low = self._sum(self._start, self._snd_size, self.snd_start, snd_start, low, marks)
             if snd_end > at:
                 data = read(at, snd_end - at)
                 self._put(self._start, self._snd_size, at, data)
-                high = crc32(data, high)
+                high = _continued(high, at, data, marks)
             snd_sums = low, high
         rcv_sums = self.rcv_sums
         if receiving != (self.rcv_start, self.rcv_end):
             low, high = rcv_sums
+            marks = self._rcv_marks
             base = self._start + self._snd_size
             at = self.rcv_end
             for data in arrived:
                 self._put(base, self._rcv_size, at, data)
-                high = crc32(data, high)
+                high = _continued(high, at, data, marks)
                 at += len(data)
             if rcv_start == rcv_end:
                 low = high = 0
+                marks.clear()
             elif at != rcv_end:
                 raise AssertionError(f"bytes up to {at} came for the region, not up to {rcv_end}")
             elif rcv_start > self.rcv_start:
-                low = self._sum(base, self._rcv_size, self.rcv_start, rcv_start, low)
+                low = self._sum(base, self._rcv_size, self.rcv_start, rcv_start, low, marks)
             rcv_sums = low, high
         self._write(slot, control, sending, snd_sums, receiving, rcv_sums)
         self._buffer[_ACTIVE] = _MARKS[slot]
@@ -147,6 +157,8 @@ class Region:
         self.snd_start = self.snd_end = sending
         self.rcv_start = self.rcv_end = receiving
         self.snd_sums = self.rcv_sums = (0, 0)
+        self._snd_marks.clear()
+        self._rcv_marks.clear()
 
     def load(self, buffer: memoryview) -> bytes:
         """Take what is there: the control block. Raises DecodeError with what is wrong; the rings
@@ -178,6 +190,8 @@ class Region:
         self._snd_size, self._rcv_size = snd_size, rcv_size
         self.snd_start, self.snd_end, self.snd_sums = ranges[0], ranges[1], ranges[2:4]
         self.rcv_start, self.rcv_end, self.rcv_sums = ranges[4], ranges[5], ranges[6:8]
+        self._snd_marks.clear()
+        self._rcv_marks.clear()
         return bytes(buffer[at + _RANGES.size : end])
 
     def unacknowledged(self) -> bytes:
@@ -262,8 +276,15 @@ class Region:
     def _get(self, base: int, size: int, start: int, end: int) -> bytes:
         return b"".join(self._parts(base, size, start, end))
 
-    def _sum(self, base: int, size: int, start: int, end: int, total: int) -> int:
-        """The sum continued over the bytes from start to end."""
+    def _sum(
+        self, base: int, size: int, start: int, end: int, total: int, marks: dict[int, int]
+    ) -> int:
+        """The sum continued over the bytes from start to end: from the last mark between them,
+        which with all before it is not needed any more."""
+        for mark in range(-(-start // MARK) * MARK, end + 1, MARK):
+            known = marks.pop(mark, None)
+            if known is not None:
+                start, total = mark, known
         for part in self._parts(base, size, start, end):
             total = crc32(part, total)
         return total
@@ -274,6 +295,20 @@ class Region:
         first = min(length, size - at)
         buffer = self._buffer
         return [buffer[base + at : base + at + first], buffer[base : base + length - first]]
+
+
+def _continued(total: int, at: int, data: bytes, marks: dict[int, int]) -> int:
+    """The sum continued over data, whose first byte is at offset `at`, and noted at each mark."""
+    rest = memoryview(data)
+    while rest:
+        step = MARK - at % MARK
+        part = rest[:step]
+        total = crc32(part, total)
+        at += len(part)
+        if len(part) == step:
+            marks[at] = total
+        rest = rest[step:]
+    return total
 
 
 def _room(size: int, span: tuple[int, int]) -> int:
@@ -310,20 +345,30 @@ class Slabs:
         """An entry for a connection whose streams are at these offsets; in the memory it stays
         unused until it is saved. Raises OSError when there is no room for another slab."""
         if not self.free:
-            name = f"{SLAB}{self._count}"
-            temporary = f"{name}.new"
-            memory = self._store.create(temporary, ENTRIES * self._stride)
-            made = []
-            for at in range(0, ENTRIES * self._stride, self._stride):
-                region = Region(self._store, len(self._blank))
-                region.format(memory[at : at + self._stride], self._rings, self._blank)
-                made.append(region)
-            self._store.rename(temporary, name)
-            self._count += 1
-            self.free = made[::-1]
+            self._make()
         region = self.free.pop()
         region.begin(sending, receiving)
         return region
+
+    def prepare(self) -> None:
+        """Have entries that are free, when a layer starts: to make a slab takes 0.3 ms, and
+        the first connection would wait for it."""
+        if not self.free:
+            with suppress(OSError):  # whoever needs one tries again, and says so
+                self._make()
+
+    def _make(self) -> None:
+        name = f"{SLAB}{self._count}"
+        temporary = f"{name}.new"
+        memory = self._store.create(temporary, ENTRIES * self._stride)
+        made = []
+        for at in range(0, ENTRIES * self._stride, self._stride):
+            region = Region(self._store, len(self._blank))
+            region.format(memory[at : at + self._stride], self._rings, self._blank)
+            made.append(region)
+        self._store.rename(temporary, name)
+        self._count += 1
+        self.free = made[::-1]
 
     def blank(self, region: Region, memory: memoryview) -> None:
         """Make an entry that was found one that nobody uses, also a damaged one."""

@@ -46,6 +46,10 @@ class Regions:
         self._number = number
         self._slabs = Slabs(store, bytes(size), rings)
 
+    def prepare(self) -> None:
+        """Have room for the first items, when a layer starts: making it takes 0.3 ms."""
+        self._slabs.prepare()
+
     def take(self, sending: int, receiving: int) -> Region:
         """A region for an item whose streams are at these offsets. Raises OSError without room."""
         return self._slabs.take(sending, receiving)

@@ -23,7 +23,7 @@ def sub(a: int, b: int) -> int:
 
 def lt(a: int, b: int) -> bool:
     """a is before b."""
-    return ((a - b) & _MASK) > _HALF - 1 and a != b
+    return ((a - b) & _MASK) >= _HALF
 
 
 def le(a: int, b: int) -> bool:
@@ -33,7 +33,7 @@ def le(a: int, b: int) -> bool:
 
 def gt(a: int, b: int) -> bool:
     """a is after b."""
-    return lt(b, a)
+    return ((b - a) & _MASK) >= _HALF
 
 
 def ge(a: int, b: int) -> bool:

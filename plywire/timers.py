@@ -45,7 +45,7 @@ class Timers:
 
     def cancel(self, key: Hashable) -> None:
         """Disarm `key`; nothing happens when it is not armed."""
-        if self._due.pop(key, None) is not None:
+        if self._due.pop(key, None) is not None and len(self._heap) > _SWEEP:
             self._sweep()
 
     def deadline(self) -> int | None:

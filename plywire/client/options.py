@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Mapping
 from typing import Any
 
+from plywire import tcp_info
 from plywire.client.errors import os_error
 
 _LINGER = struct.Struct("ii")
@@ -75,7 +75,7 @@ def decode(name: str, value: Any, length: int) -> int | bytes:
     if not 0 <= length <= 1024:
         raise OSError("getsockopt buflen out of range")
     if name == "TCP_INFO":
-        packed = pack_info(value)
+        packed = tcp_info.pack(value)
     elif name == "TCP_CONGESTION":
         packed = value.encode().ljust(_CA_NAME, b"\0")
     elif name == "SO_LINGER":
@@ -87,30 +87,4 @@ def decode(name: str, value: Any, length: int) -> int | bytes:
     return packed[:length]
 
 
-def pack_info(info: Mapping[str, int]) -> bytes:
-    """Linux's struct tcp_info (of 6.6), zeros where the host has no number."""
-
-    def of(names: str) -> list[int]:
-        return [info.get(name, 0) for name in names.split()]
-
-    small = of("state ca_state retransmits probes backoff options")
-    scales = info.get("snd_wscale", 0) | info.get("rcv_wscale", 0) << 4
-    small += [scales, info.get("delivery_rate_app_limited", 0)]
-    return struct.pack("=8B", *(min(value, 0xFF) for value in small)) + b"".join(
-        struct.pack(f"={len(of(names))}{kind}", *of(names)) for kind, names in _LAYOUT
-    )
-
-
 _CA_NAME = 16  # TCP_CA_NAME_MAX
-_LAYOUT = (
-    ("I", "rto ato snd_mss rcv_mss unacked sacked lost retrans fackets last_data_sent last_ack_sent"
-     " last_data_recv last_ack_recv pmtu rcv_ssthresh rtt rttvar snd_ssthresh snd_cwnd advmss"
-     " reordering rcv_rtt rcv_space total_retrans"),
-    ("Q", "pacing_rate max_pacing_rate bytes_acked bytes_received"),
-    ("I", "segs_out segs_in notsent_bytes min_rtt data_segs_in data_segs_out"),
-    ("Q", "delivery_rate busy_time rwnd_limited sndbuf_limited"),
-    ("I", "delivered delivered_ce"),
-    ("Q", "bytes_sent bytes_retrans"),
-    ("I", "dsack_dups reord_seen rcv_ooopack snd_wnd rcv_wnd rehash"),
-)  # fmt: skip
-"""What follows the eight bytes at the front, by kind and name."""

@@ -23,7 +23,11 @@ PREPARED = "prepared"
 HEALTHY = 10.0
 """Seconds up after which a layer's next restart is immediate again."""
 _BACKOFF = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
-"""Seconds before a layer is started again, by how often it has ended since it was healthy."""
+"""Seconds before a layer is started again, by how often it has failed since it was healthy."""
+_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM})
+"""Ends that no process comes to by itself. One that worked until then has not failed: the next is
+started at once, however often that happens. The kernel's killer for want of memory cannot make
+that a busy loop: it takes one that has started and filled the memory again."""
 
 
 class LayerStatus(NamedTuple):
@@ -65,7 +69,7 @@ class Child:
         self.log_path = log
         self._log: LogFile | None = None
         self._since = time.monotonic()
-        self._failures = 0  # since it was last healthy
+        self._failures = 0  # since it was last healthy: ends by itself, or before it was ready
         self._said = b""
 
     def spawn(self, command: list[str]) -> bool:
@@ -127,10 +131,10 @@ class Child:
             stream.close()
         os.close(self.pidfd)
         self.process, self.pidfd, self._said = None, -1, b""
-        return self._end(_ending(code))
+        return self._end(_ending(code), failed=self.state != UP or code not in _FROM_OUTSIDE)
 
     def delay(self) -> float:
-        """The seconds to wait before the next process, by how often it has ended lately."""
+        """The seconds to wait before the next process, by how often it has failed lately."""
         return _BACKOFF[min(self._failures, len(_BACKOFF)) - 1]
 
     def failure(self) -> str | None:
@@ -176,13 +180,13 @@ class Child:
         self._log.last = last
         return lines
 
-    def _end(self, how: str) -> float:
+    def _end(self, how: str, failed: bool = True) -> float:
         if self.state == UP and time.monotonic() - self._since >= HEALTHY:
             self._failures = 0
-        self._failures += 1
+        self._failures += failed
         self.state = DOWN
         self.ending = how
-        return self.delay()
+        return self.delay() if failed else 0.0
 
 
 def read(stream: IO[bytes]) -> bytes | None:

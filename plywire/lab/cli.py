@@ -11,7 +11,8 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,7 +41,7 @@ def main() -> NoReturn:
         code = _complain(str(error), NO_LAB)
     except LabIsUp as error:
         code = _complain(str(error), IS_UP)
-    except BrokenPipeError:  # `plywire logs | head`: who reads has had enough
+    except (_EnoughRead, BrokenPipeError):  # the latter from the flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     except (LabError, ConfigError, SocketError, OSError) as error:
@@ -64,8 +65,29 @@ ELSEWHERE: dict[str, str] = {
 """Commands that have a module of their own, imported when they are used: name -> module:command."""
 
 
+class _EnoughRead(Exception):
+    """Nobody reads standard output any more, as in `plywire logs | head`: that is no failure."""
+
+
+@contextmanager
+def _readers_may_leave() -> Iterator[None]:
+    """click itself would end the program with 1."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise _EnoughRead from None
+
+
 class _Group(click.Group):
     """A group that also has the commands of ELSEWHERE."""
+
+    def make_context(self, *arguments: Any, **fields: Any) -> click.Context:
+        with _readers_may_leave():  # --help is printed here
+            return super().make_context(*arguments, **fields)
+
+    def invoke(self, context: click.Context) -> Any:
+        with _readers_may_leave():
+            return super().invoke(context)
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted({*super().list_commands(context), *ELSEWHERE})

@@ -36,6 +36,12 @@ _LAYER = ["host", "layer"]
 _PIPE = [*_LAYER, "neighbour"]
 _PATH = ["host", "local", "peer"]
 
+_HOST_GAUGES = (
+    ("plywire_tcp_established", "Connections in ESTABLISHED or CLOSE-WAIT.", "tcp_curr_estab"),
+    ("plywire_tcp_memory_bytes", "What all connections hold in their queues.", "tcp_memory"),
+    ("plywire_tcp_memory_bound_bytes", "Above it memory is scarce.", "tcp_memory_bound"),
+)
+"""Of a host, with their names among the counters."""
 _CONNECTION_GAUGES = (
     ("plywire_tcp_rtt_seconds", "Smoothed round-trip time (RFC 6298).", "srtt_us", _US),
     ("plywire_tcp_rttvar_seconds", "Its variation.", "rttvar_us", _US),
@@ -87,9 +93,9 @@ def families(readings: Iterable[Reading]) -> list[Metric]:
         "plywire_messages_received", "Messages from the neighbour.", labels=_PIPE
     )
     sent = CounterMetricFamily("plywire_messages_sent", "Messages to the neighbour.", labels=_PIPE)
-    established = GaugeMetricFamily(
-        "plywire_tcp_established", "Connections in ESTABLISHED or CLOSE-WAIT.", labels=["host"]
-    )
+    of_hosts = {
+        key: GaugeMetricFamily(name, words, labels=["host"]) for name, words, key in _HOST_GAUGES
+    }
     all_readings = list(readings)
     for reading in all_readings:
         layer = [reading.host, reading.layer]
@@ -104,16 +110,17 @@ def families(readings: Iterable[Reading]) -> list[Metric]:
         for name, value in sorted(runtime["counters"].items()):
             if name not in GAUGES:
                 counter.add_metric([*layer, name], value)
-        if "tcp_curr_estab" in runtime["counters"]:
-            established.add_metric([reading.host], runtime["counters"]["tcp_curr_estab"])
+        for key, gauge in of_hosts.items():
+            if key in runtime["counters"]:
+                gauge.add_metric([reading.host], runtime["counters"][key])
         for neighbour, pipe in runtime["traffic"].items():
             labels = [*layer, neighbour]
             connected.add_metric(labels, pipe["connected"])
             queue.add_metric(labels, pipe["waiting"])
             received.add_metric(labels, pipe["received"])
             sent.add_metric(labels, pipe["sent"])
-    return [up, info, uptime, restarts, cpu, counter, connected, queue, received, sent, established,
-            *_of_connections(all_readings)]  # fmt: skip
+    return [up, info, uptime, restarts, cpu, counter, connected, queue, received, sent,
+            *of_hosts.values(), *_of_connections(all_readings)]  # fmt: skip
 
 
 def text(client: LabClient, connections: bool = False) -> str:

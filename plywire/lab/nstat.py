@@ -116,8 +116,8 @@ KNOWN: dict[Role, dict[str, str]] = {
 """nstat's names by the layers' own, in nstat's order; for what it does not have, names in its way.
 With `-z` these are shown at zero too."""
 
-GAUGES = frozenset({"tcp_curr_estab"})
-"""What is among the counters and goes up and down (RFC 4022): nstat leaves it out."""
+GAUGES = frozenset({"tcp_curr_estab", "tcp_memory", "tcp_memory_bound"})
+"""What is among the counters and goes up and down (RFC 4022), or stays: nstat leaves it out."""
 
 _ORDER = (IP, TCP, LINK, APP)
 """nstat begins with IP and goes on to TCP; what it does not have follows."""

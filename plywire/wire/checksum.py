@@ -1,10 +1,17 @@
 """The internet checksum (RFC 1071), its incremental update (RFC 1624) and the pseudo header.
 
-A sum of 16-bit words in ones' complement is the number modulo 65535, and Python divides long
-integers faster than it can loop over them: 2 us for 1,460 bytes.
+A sum of 16-bit words in ones' complement is the number modulo 65535, and Python works on a long
+integer faster than it can loop over words. Dividing it costs the most, so one that is long is
+folded first: 2^16 is 1 modulo 65535, so what is above a whole number of words may be added to what
+is below.
 """
 
 from __future__ import annotations
+
+_FOLDED = 48
+"""Bytes that are divided as they are: a header, with its pseudo header."""
+_FOLDS = tuple((bits, (1 << bits) - 1) for bits in (6144, 3072, 1536, 768, 384))
+"""Each halves what is left of a frame's 1,500 bytes; a longer one only takes longer to divide."""
 
 
 def checksum(data: bytes | memoryview, initial: int = 0) -> int:
@@ -13,10 +20,14 @@ def checksum(data: bytes | memoryview, initial: int = 0) -> int:
     data: a zero byte is understood behind an odd length; initial: a partial sum, as
     `pseudo_header` gives it.
     """
+    size = len(data)
     total = int.from_bytes(data, "big")
-    if len(data) & 1:
+    if size & 1:
         total <<= 8
     total += initial
+    if size > _FOLDED:
+        for bits, mask in _FOLDS:
+            total = (total >> bits) + (total & mask)
     rest = total % 0xFFFF
     if rest:
         return 0xFFFF - rest

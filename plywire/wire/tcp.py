@@ -86,18 +86,13 @@ def encode(header: TcpHeader, payload: bytes, src: bytes, dst: bytes) -> bytes:
     if len(options) & 3:
         options += b"\0" * (-len(options) & 3)
     length = MIN_HEADER + len(options)
-    fields = (
-        header.src_port,
-        header.dst_port,
-        header.seq,
-        header.ack,
-        length << 2,
-        header.flags,
-        header.window,
-    )
-    segment = _HEADER.pack(*fields, 0, header.urgent) + options + payload
-    value = checksum(segment, pseudo_header(src, dst, PROTOCOL_TCP, len(segment)))
-    return segment[:16] + value.to_bytes(2, "big") + segment[18:]
+    src_port, dst_port, seq, ack, flags, window, urgent, _, _ = header
+    head = _HEADER.pack(src_port, dst_port, seq, ack, length << 2, flags, window, 0, urgent)
+    head += options
+    # A header is whole words, so its sum may be added to the payload's: that is copied once.
+    partial = pseudo_header(src, dst, PROTOCOL_TCP, length + len(payload))
+    value = checksum(payload, partial + int.from_bytes(head, "big"))
+    return head[:16] + value.to_bytes(2, "big") + head[18:] + payload
 
 
 def decode(segment: bytes | memoryview, src: bytes, dst: bytes) -> tuple[TcpHeader, bytes]:

@@ -75,14 +75,15 @@ class AppLayer(Operations):
             survival.clear()
             return {}
         context.survival = survival
+        known = False
         if restored:
             survival.take_over()
         elif survival.recover():
             context.resuming = True
             self.lease_sessions(now)
-            if context.tcp_generation is not None:
-                return {TCP: context.tcp_generation}
-        return {}
+            known = context.tcp_generation is not None
+        survival.prepare()
+        return {TCP: context.tcp_generation} if known else {}
 
     def snapshot(self) -> bytes:
         """Descriptors, buffers and offsets. The calls that wait end with this process."""

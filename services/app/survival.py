@@ -117,6 +117,10 @@ class Survival:
             region, item.kept = item.kept, None
             regions.let_go(region)
 
+    def prepare(self) -> None:
+        """Make room for the first sockets."""
+        self._regions.prepare()
+
     def clear(self) -> None:
         """Forget all that a predecessor left."""
         self._regions.clear()

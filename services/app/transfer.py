@@ -4,11 +4,16 @@ Towards the peer, a request is answered with `accepted` once TCP took its data; 
 ahead by WINDOW bytes, so that a client that keeps less than that in flight beyond `accepted` can
 always get its acknowledgements through. Towards the client, at most WINDOW bytes go out beyond what
 it said it had `received`: that much can be sent again on a new stream.
+
+The stream ends when both directions have ended and the client has said that it has all. A word of
+the client that met the end of the stream would fail its write, and with it the call (gRPC keeps no
+half-open streams); so one that says nothing more at all, nor ends its side, is waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -19,6 +24,8 @@ from services.app.streams import REPLAY
 
 CHUNK = 131_072
 WINDOW = REPLAY - CHUNK
+LINGER = 3.0
+"""Seconds, of real time, that a client's last word is waited for."""
 
 Write = Callable[[pb.TransferResponse], Awaitable[None]]
 
@@ -40,6 +47,7 @@ async def transfer(
             down = group.create_task(work.receive())
             await group.create_task(work.send())
             await down
+            await work.acknowledged()
             reader.cancel()
             await work.responses.put(None)
             await writer
@@ -114,6 +122,13 @@ class _Transfer:
             )
             if result.end_of_stream:
                 return
+
+    async def acknowledged(self) -> None:
+        """Until the client has everything by its own word, or has no more to say."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while self.received < self.position and not self._no_more:
+                    await self._wait()
 
     async def write(self, write: Write) -> None:
         """The only one who writes to the stream."""

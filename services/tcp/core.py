@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from plywire.app_calls import PATHS
@@ -30,9 +30,9 @@ from services.tcp.app_calls import AppCalls
 from services.tcp.info import tcp_info
 from services.tcp.segment_arrives import segment_arrives
 from services.tcp.stack import Stack
-from services.tcp.states import SYN_RECEIVED
+from services.tcp.states import SYN_RECEIVED, TIME_WAIT
 from services.tcp.survival import Survival
-from services.tcp.tcb import Tcb
+from services.tcp.tcb import TCB_FIELDS, Tcb
 
 if TYPE_CHECKING:
     from plywire.config import HostConfig
@@ -113,6 +113,7 @@ class TcpLayer:
         stack.flush_all()
         return dump_state(
             {
+                "fields": list(TCB_FIELDS),
                 "connections": [tcb.to_state() for tcb in stack.by_id.values()],
                 "listeners": [item.to_state() for item in stack.listeners.values()],
                 "reservations": [item.to_state() for item in stack.reservations.values()],
@@ -131,9 +132,12 @@ class TcpLayer:
         )
 
     def restore(self, state: bytes, now: int) -> None:
-        """Take over from a snapshot; times in it are of the same clock."""
+        """Take over from a snapshot; times in it are of the same clock. Raises DecodeError, before
+        anything is changed, when its control blocks have other fields than this TCP's: two sources
+        may bear one name for their format."""
         stack = self.stack
         saved = load_state(state)
+        _check_fields(saved.get("fields", ()))
         stack.paths.restore(saved["paths"])
         stack.ports.restore(saved["ports"])
         stack.isn.key = saved["isn_key"]
@@ -167,9 +171,9 @@ class TcpLayer:
         self.stack.survival = survival
         if restored:
             survival.take_over(now)
-        elif survival.recover(now):
-            return {APP: self.stack.app_generation}
-        return {}
+        known = not restored and survival.recover(now)
+        survival.regions.prepare()
+        return {APP: self.stack.app_generation} if known else {}
 
     def describe(self, topic: str, now: int) -> object:
         """`connections` (as `ss -tin`), `listeners`, `counters`, `memory`."""
@@ -184,7 +188,9 @@ class TcpLayer:
         if topic == "counters":
             established = sum(tcb.state in ("ESTABLISHED", "CLOSE-WAIT")
                               for tcb in stack.by_id.values())  # fmt: skip
-            return {**stack.counters, "tcp_curr_estab": established}
+            memory = stack.memory
+            return {**stack.counters, "tcp_curr_estab": established, "tcp_memory": memory.held,
+                    "tcp_memory_bound": memory.bound}  # fmt: skip
         if topic == "memory":
             return stack.memory.state()
         raise KeyError(topic)
@@ -202,7 +208,7 @@ class TcpLayer:
         header, data = decode(message.payload, src, dst)
         tcb = stack.connections.get((dst, header.dst_port, src, header.src_port))
         if tcb is not None and not message.flags & FLAG_BROADCAST:
-            if not listener.reopens(stack, tcb, header, data, now):
+            if tcb.state != TIME_WAIT or not listener.reopens(stack, tcb, header, data, now):
                 segment_arrives(stack, tcb, header, data, now)
         elif message.flags & FLAG_BROADCAST or stack.paths.is_group(dst):
             stack.drop("broadcast", now)  # MUST-57
@@ -259,6 +265,17 @@ def _describe(tcb: Tcb, timers: dict[str, int], now: int) -> dict[str, object]:
         **control,
         "tcp_info": tcp_info(tcb, now),
     }
+
+
+def _check_fields(theirs: Sequence[str]) -> None:
+    if list(theirs) == list(TCB_FIELDS):
+        return
+    lacks = [name for name in TCB_FIELDS if name not in theirs]
+    more = [name for name in theirs if name not in TCB_FIELDS]
+    words = [f"{what} {', '.join(names)}" for what, names in
+             (("it has no", lacks), ("this one has no", more)) if names]  # fmt: skip
+    detail = "; ".join(words) or "in another order"
+    raise DecodeError("bad_snapshot", f"control blocks of another tcp: {detail}")
 
 
 def _message(kind: int, fields: list) -> Message:

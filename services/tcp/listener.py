@@ -11,7 +11,7 @@ from plywire.wire.tcp import ACK, RST, SYN, TcpHeader, parse_options
 from services.tcp import cookies, options, user_calls
 from services.tcp.segment_arrives import passive_open, segment_arrives
 from services.tcp.stack import sequence_length
-from services.tcp.states import CLOSE, CLOSED, LISTEN, RCV_SYN, TIME_WAIT
+from services.tcp.states import CLOSE, CLOSED, LISTEN, RCV_SYN
 from services.tcp.tcb import Key, Tcb
 
 if TYPE_CHECKING:
@@ -198,18 +198,14 @@ def _cookie_comes_back(
 
 
 def reopens(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now: int) -> bool:
-    """RFC 9293 3.6.1, MAY-2: a SYN beyond what the old connection received opens a new one out of
-    TIME-WAIT, with a sequence number beyond what the old one sent. RFC 6191 section 2: so does one
+    """For a connection in TIME-WAIT. RFC 9293 3.6.1, MAY-2: a SYN beyond what it received opens a
+    new one, with a sequence number beyond what the old one sent. RFC 6191 section 2: so does one
     with a later timestamp, whatever its sequence number; one with an earlier one does not.
 
     The hazard that remains is an old duplicate SYN with such a number: the peer answers our
     SYN,ACK with RST, and the rest of the TIME-WAIT is lost.
     """
-    if (
-        tcb.state != TIME_WAIT
-        or header.flags & (SYN | ACK | RST) != SYN
-        or not _is_later(tcb, header)
-    ):
+    if header.flags & (SYN | ACK | RST) != SYN or not _is_later(tcb, header):
         return False
     listener = find(stack, tcb.local_address, tcb.local_port)
     if listener is None:

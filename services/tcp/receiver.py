@@ -106,7 +106,8 @@ def take(stack: Stack, tcb: Tcb, seq_number: int, data: bytes, fin: bool, now: i
         # RFC 5681 4.2: FIN is a part of the stream, and beyond a hole it is answered as such.
         tcb.ack_now = tcb.ack_now or (fin and offset > tcb.rcv_offset)
         return
-    if now - tcb.last_data > tcb.rtt.rto:
+    pause = now - tcb.last_data
+    if pause and pause > tcb.rtt.rto:  # a batch has one time
         acknowledge_quickly(stack, tcb)  # as Linux: the sender begins anew, or had a timeout
     tcb.last_data = now
     size = len(data)

@@ -28,10 +28,14 @@ def on_ack(stack: Stack, tcb: Tcb, theirs: Options, acked: int, flight: int, now
     was in flight before."""
     board = tcb.board
     una = tcb.snd_una_offset
-    blocks = [
-        (una + seq.sub(left, tcb.snd_una), una + seq.sub(right, tcb.snd_una))
-        for left, right in theirs.sack
-    ]
+    blocks = (
+        [
+            (una + seq.sub(left, tcb.snd_una), una + seq.sub(right, tcb.snd_una))
+            for left, right in theirs.sack
+        ]
+        if theirs.sack
+        else []
+    )
     found = board.update(una, blocks, now)
     _measure(tcb, theirs, found, acked, flight, now)
     if found.dsack is not None:

@@ -61,7 +61,8 @@ def segment_arrives(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
     if tcb.state == SYN_SENT:
         _syn_sent(stack, tcb, header, theirs, data, now)
     else:
-        header = _simultaneous_syn(tcb, header)
+        if tcb.state == SYN_RECEIVED:
+            header = _simultaneous_syn(tcb, header)
         if (
             (not tcb.ts_on or acceptance.check_timestamps(stack, tcb, header, theirs, data, now))
             and _check_sequence(stack, tcb, header, data, now)
@@ -83,7 +84,8 @@ def segment_arrives(stack: Stack, tcb: Tcb, header: TcpHeader, data: bytes, now:
 
 def _answer(stack: Stack, tcb: Tcb, now: int) -> None:
     """Send what has become possible; an acknowledgement that is owed rides on it if it can."""
-    sender.push(stack, tcb, now)
+    if len(tcb.snd_buf) or tcb.fin_offset >= 0:
+        sender.push(stack, tcb, now)
     if tcb.ack_now:
         stack.send_ack(tcb)
 
@@ -164,11 +166,10 @@ def passive_open(
 
 
 def _simultaneous_syn(tcb: Tcb, header: TcpHeader) -> TcpHeader:
-    """In a simultaneous open the peer's SYN,ACK repeats a SYN that was taken already: without it
-    the segment is the ACK that figure 7 of RFC 9293 shows."""
+    """In SYN-RECEIVED: in a simultaneous open the peer's SYN,ACK repeats a SYN that was taken
+    already: without it the segment is the ACK that figure 7 of RFC 9293 shows."""
     if (
-        tcb.state == SYN_RECEIVED
-        and header.flags & (SYN | ACK | RST) == SYN | ACK
+        header.flags & (SYN | ACK | RST) == SYN | ACK
         and header.seq == tcb.irs
         and header.ack == tcb.snd_nxt
     ):

@@ -9,16 +9,15 @@ to app again what it may not have heard, and sends to the peers what they may no
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 from plywire import seq
-from plywire.envelope import dump_state, load_state
 from plywire.errors import DecodeError
 from plywire.messages import MAX_CHUNK, Closed, Credit, Data, End, Opened
-from plywire.region import FIRST_RING, SLAB, Region, Slabs, Store
+from plywire.region import Region, Store
+from plywire.regions import Regions
 from services.tcp import cookies, listener
 from services.tcp.autotune import send_limit
 from services.tcp.congestion import ALGORITHMS, initial_window
@@ -38,7 +37,6 @@ from services.tcp.tcb import _FIELDS, KEEPALIVE, LEFT_OVER, RTO, Key, Tcb
 if TYPE_CHECKING:
     from services.tcp.stack import Stack
 
-HEADER = "stack"
 MAX_CORPSES = 1024
 """Connections that are over and whose end app has not confirmed; of more, the oldest is let go."""
 
@@ -63,7 +61,6 @@ _GET = attrgetter(*_NUMBERS)
 _GET_RTT = attrgetter(*_RTT)
 _CONTROL = struct.Struct(f"<4s4s{len(_NUMBERS)}q3qBB16sQ40s200s")
 _STATE = {name: number for number, name in enumerate(STATES)}
-_SUM = struct.Struct("<II")
 _ID = struct.Struct("<q")  # behind the two addresses
 
 
@@ -96,11 +93,10 @@ class Survival:
 
     def __init__(self, stack: Stack, store: Store, say: Callable[[str], object]) -> None:
         self.stack = stack
-        self.store = store
         self.say = say
+        self.regions = Regions(store, _CONTROL.size, _number, stack.counters, say)
         self.incarnation = 0
         self.tables = True  # listeners, bound ports, or the app, have changed
-        self._slabs = Slabs(store, bytes(_CONTROL.size))
         self._ended: dict[int, Kept] = {}  # with an `end`, by its handle
         self._resuming: list[Tcb] = []  # recovered, and nothing was sent yet
         self._damaged: list[Tcb] = []  # their peers are to be told
@@ -114,7 +110,7 @@ class Survival:
         """A connection is there: it gets a region with the next `commit`."""
         tcb.kept = kept = Kept(tcb)
         try:
-            kept.region = self._slabs.take(tcb.snd_buf.start, tcb.rcv_offset)
+            kept.region = self.regions.take(tcb.snd_buf.start, tcb.rcv_offset)
         except OSError as error:
             self._no_room(kept, error)
 
@@ -165,26 +161,14 @@ class Survival:
         sending = (buffer.start, buffer.end)
         try:
             now = (_control(kept), sending, buffer.read, receiving, kept.arrived)
-            if not region.save(*now):
-                kept.region = region.moved(str(tcb.id), *now)
-                if not region.name:
-                    self._slabs.give(region)
+            kept.region = self.regions.save(region, tcb.id, *now)
         except (OSError, struct.error) as error:  # the latter: a number that no TCP needs
             self._no_room(kept, error)
         kept.arrived.clear()
 
     def _let_go(self, kept: Kept) -> None:
         region, kept.region = kept.region, None
-        if not region.name:
-            self._slabs.give(region)
-            return
-        self._remove(region.name)
-
-    def _remove(self, name: str) -> None:
-        try:
-            self.store.remove(name)
-        except OSError as error:
-            self.say(f"{name} cannot be removed: {error}")
+        self.regions.let_go(region)
 
     def _no_room(self, kept: Kept, error: Exception) -> None:
         """The connection goes on, and would not survive this process: better than to fail it."""
@@ -198,7 +182,7 @@ class Survival:
 
     def _save_tables(self) -> None:
         stack = self.stack
-        state = dump_state(
+        saved = self.regions.save_table(
             {
                 "incarnation": self.incarnation,
                 "app_generation": stack.app_generation,
@@ -208,26 +192,13 @@ class Survival:
                 "reservations": [item.to_state() for item in stack.reservations.values()],
             }
         )
-        block = _SUM.pack(len(state), crc32(state)) + state
-        try:
-            self.store.create(f"{HEADER}.new", len(block))[:] = block
-            self.store.rename(f"{HEADER}.new", HEADER)
-        except OSError as error:
-            self.stack.counters["region_no_room"] += 1
-            self.say(f"listeners would not survive this process: {error}")
-            return  # `tables` stays set: the next commit tries again
-        self.tables = False
+        self.tables = not saved  # the next commit tries again
 
     # --- after a death ----------------------------------------------------------------------------
 
     def recover(self, now: int) -> bool:
         """Make the stack again from what is in the store; whether there was anything of use."""
-        try:
-            names = self.store.names()
-            saved = self._load_tables() if HEADER in names else None
-        except (OSError, DecodeError) as error:
-            self._give_up("the table of the stack", error)
-            saved = None
+        saved = self.regions.load_table()
         if saved is None:
             self.clear()
             return False
@@ -240,61 +211,12 @@ class Survival:
         stack.app_generation = saved["app_generation"]
         stack.cookies_until = now + 2 * cookies.PERIOD if stack.cfg.syn_cookies else 0
         listener.enter_again(stack, saved["reservations"], saved["listeners"])
-        for name, entry, region, memory in self._all(names):
-            kept = self._recover(name, region, memory, now)
-            if kept is None and entry:
-                self._blank(region, memory)
-            elif kept is None:
-                self._remove(name)
+        for name, region, memory in self.regions.all():
+            if self._recover(name, region, memory, now) is None:
+                self.regions.discard(region, memory)
         self._untold = self.repeated = True
         self.tables = True
         return stack.app_generation is not None
-
-    def _load_tables(self) -> dict:
-        block = bytes(self.store.open(HEADER))
-        if len(block) < _SUM.size:
-            raise DecodeError("region_damaged", "too short")
-        size, total = _SUM.unpack_from(block)
-        state = block[_SUM.size : _SUM.size + size]
-        if len(state) != size or crc32(state) != total:
-            raise DecodeError("region_damaged", "bad checksum")
-        return load_state(state)
-
-    def _all(self, names: list[str]) -> Iterator[tuple[str, bool, Region, memoryview]]:
-        """The regions that there are: name, whether it is an entry of a slab, region, memory. What
-        was left half made is removed, and entries that a larger region has replaced are blanked."""
-        files = {name for name in names if name.isdecimal()}
-        slabs = {name for name in names if name.startswith(SLAB) and not name.endswith(".new")}
-        for name in set(names) - files - slabs - {HEADER}:
-            self._remove(name)
-        for name in sorted(files):
-            try:
-                memory = self.store.open(name)
-            except OSError as error:
-                self._give_up(f"connection {name}", error)
-                continue
-            yield name, False, Region(self.store, _CONTROL.size, name), memory
-        for name in sorted(slabs):
-            try:
-                entries = self._slabs.open(name)
-            except (OSError, DecodeError) as error:
-                self._give_up(name, error)
-                self._remove(name)
-                continue
-            for number, memory in enumerate(entries):
-                region = Region(self.store, _CONTROL.size)
-                if _id(region, memory) in files:
-                    self._blank(region, memory)
-                else:
-                    yield f"{name}/{number}", True, region, memory
-
-    def _blank(self, region: Region, memory: memoryview) -> None:
-        """Make an entry one that nobody uses."""
-        try:
-            region.load(memory)
-        except DecodeError:
-            region.format(memory, (FIRST_RING, FIRST_RING), bytes(_CONTROL.size))
-        self._slabs.give(region)
 
     def _recover(self, name: str, region: Region, memory: memoryview, now: int) -> Kept | None:
         """Make a connection again; None when there is none, or none that can be."""
@@ -304,14 +226,14 @@ class Survival:
             if kept is None:
                 return None
         except DecodeError as error:
-            self._give_up(f"connection {name}", error)
+            self.regions.give_up(f"connection {name}", error)
             return None
         tcb = kept.tcb
         try:
             sent = region.unacknowledged()
             region.received()
         except DecodeError as error:
-            self._give_up(f"connection {name}", error)
+            self.regions.give_up(f"connection {name}", error)
             if kept.alive and kept.end is None and tcb.state != TIME_WAIT:
                 stack.enter(tcb)
                 self._damaged.append(tcb)
@@ -367,19 +289,9 @@ class Survival:
             kept.end = (handle, _text(error), _text(cause))
         return kept
 
-    def _give_up(self, what: str, error: Exception) -> None:
-        self.stack.counters["region_damaged"] += 1
-        self.say(f"{what} cannot be recovered and ends: {error}")
-
     def clear(self) -> None:
         """Forget all that a predecessor left."""
-        try:
-            names = self.store.names()
-        except OSError as error:
-            self.say(f"what is left of a predecessor cannot be removed: {error}")
-            return
-        for name in names:
-            self._remove(name)
+        self.regions.clear()
 
     def resume(self, now: int) -> None:
         """Ip is there: send what the predecessor may not have sent. What was in flight counts as
@@ -481,20 +393,11 @@ class Survival:
         """The stack was restored from the snapshot of a predecessor that has left: its regions go
         on as this one's."""
         stack = self.stack
-        try:
-            names = self.store.names()
-            if HEADER in names:
-                self.incarnation = self._load_tables()["incarnation"]
-        except (OSError, DecodeError) as error:
-            self._give_up("what the predecessor kept", error)
-            names = []
-        for name, entry, region, memory in self._all(names):
-            if self._adopt(name, region, memory, now):
-                continue
-            if entry:
-                self._blank(region, memory)
-            else:
-                self._remove(name)
+        saved = self.regions.load_table()
+        self.incarnation = saved["incarnation"] if saved else stack.next_id >> 32
+        for name, region, memory in self.regions.all():
+            if not self._adopt(name, region, memory, now):
+                self.regions.discard(region, memory)
         for tcb in stack.by_id.values():
             if tcb.kept is None and tcb.rcv_needed == tcb.rcv_offset:
                 self.begin(tcb)
@@ -509,7 +412,7 @@ class Survival:
             if found is None:
                 return False
         except DecodeError as error:
-            self._give_up(f"what is kept of connection {name}", error)
+            self.regions.give_up(f"what is kept of connection {name}", error)
             return False
         tcb = self.stack.by_id.get(found.tcb.id)
         if tcb is None:
@@ -526,12 +429,9 @@ class Survival:
         return tcb is not None or kept.end is not None
 
 
-def _id(region: Region, memory: memoryview) -> str:
-    """Of the connection in an entry, "" when that cannot be told."""
-    try:
-        return str(_ID.unpack_from(region.load(memory), 8)[0])
-    except DecodeError:
-        return ""
+def _number(control: bytes) -> int:
+    """Of the connection that a control block is of."""
+    return _ID.unpack_from(control, 8)[0]
 
 
 def _control(kept: Kept) -> bytes:

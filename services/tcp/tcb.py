@@ -144,6 +144,10 @@ _FIELDS: dict[str, object] = {
 }  # fmt: skip
 
 
+TCB_FIELDS = tuple(_FIELDS)
+"""Their names, in the order of `Tcb.to_state`."""
+
+
 class Tcb:
     """One connection. `snd_buf` holds what is not acknowledged; `islands` what came early, in
     order and apart; `pending` what is in order and on its way to the app.

@@ -59,7 +59,7 @@ class Dial(NamedTuple):
     address: bytes
     port: int
     room: int
-    options: dict[str, int]
+    options: dict[str, int | str]
 
 
 class Write(NamedTuple):
@@ -98,21 +98,22 @@ class Leave(NamedTuple):
 
 
 class Set(NamedTuple):
-    """setsockopt(), by Linux's name."""
+    """setsockopt(), by Linux's name, to a number or, as TCP_CONGESTION, a word."""
 
     ifindex = IFINDEX
     trace: int
     handle: int
     name: str
-    value: int
+    value: int | str
 
 
 class Look(NamedTuple):
-    """What does the system say of this socket? Answered by Looked."""
+    """What does the system say of this socket? Answered by Looked. topic: of the Query."""
 
     ifindex = IFINDEX
     trace: int
     handle: int
+    topic: str
 
 
 # --- device to core -------------------------------------------------------------------------------
@@ -188,8 +189,10 @@ class Failed(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """fields: what the system knows of the socket, by the names of a control block."""
+    """fields: what the system knows of the socket, by the names of a control block, or what the
+    topic is about."""
 
     trace: int
     handle: int
     fields: dict[str, int | str]
+    topic: str

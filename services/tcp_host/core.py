@@ -269,21 +269,21 @@ class TcpHost:
         elif message.handle in self._held:
             self._ask(calls.Set(*message))
 
-    def _set(self, connection: Connection, name: str, value: int, trace: int) -> None:
-        if name == _SEND_BUFFER:
+    def _set(self, connection: Connection, name: str, value: int | str, trace: int) -> None:
+        if name == _SEND_BUFFER and isinstance(value, int):
             connection.send_buffer = value
             if connection.opened:
                 self._credit(connection, trace)
         self._ask(calls.Set(trace, connection.handle, name, value))
 
     def _query(self, message: messages.Query) -> None:
-        held = self._held.get(message.handle)
-        if message.handle in self._connections:
-            self._ask(calls.Look(message.trace, message.handle))
+        trace, handle, topic = message
+        held = self._held.get(handle)
+        if topic == "congestion" or handle in self._connections:
+            self._ask(calls.Look(trace, handle, topic))
         else:
-            known = held is not None and held.listening
-            fields = held.control() if known else {}
-            self._tell(messages.Info(message.trace, message.handle, fields, message.topic))
+            known = held is not None and held.listening and not topic
+            self._tell(messages.Info(trace, handle, held.control() if known else {}, topic))
 
     def _hello(self, message: messages.Hello) -> None:
         """A new app has forgotten its sockets: nobody holds them any more."""
@@ -405,9 +405,11 @@ class TcpHost:
             self._over(connection, "rcv RST", error, cause, trace)
 
     def _looked(self, message: calls.Looked) -> None:
-        connection = self._connections.get(message.handle)
-        fields = {} if connection is None else connection.control() | message.fields
-        self._tell(messages.Info(message.trace, message.handle, fields))
+        trace, handle, fields, topic = message
+        connection = self._connections.get(handle)
+        if not topic:
+            fields = {} if connection is None else connection.control() | fields
+        self._tell(messages.Info(trace, handle, fields, topic))
 
     # --- both -------------------------------------------------------------------------------------
 

@@ -24,9 +24,6 @@ NUMBERS = [
     (socket.IPPROTO_IP, socket.IP_TOS, 0, 0x28),
 ]
 
-TUNABLE = pytest.mark.parametrize("world", ["kernel", "plywire"], indirect=True)
-"""TCP_CONGESTION and TCP_INFO: tcp_host does not pass them on to the system's sockets."""
-
 
 @pytest.mark.parametrize(("level", "option"), FLAGS)
 def test_flag(world, level, option):
@@ -117,7 +114,6 @@ def test_buffers_are_shown_as_they_have_grown(world):
         assert after > before
 
 
-@TUNABLE
 def test_congestion_control_is_a_word(world):
     sock = world.client_socket()
     option = (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
@@ -131,7 +127,6 @@ def test_congestion_control_is_a_word(world):
     assert sock.getsockopt(*option, 16).rstrip(b"\0") == b"reno"
 
 
-@TUNABLE
 def test_congestion_control_of_a_listener_is_inherited(world):
     option = (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
     listener = world.listener()
@@ -142,7 +137,6 @@ def test_congestion_control_of_a_listener_is_inherited(world):
     assert served.getsockopt(*option, 16).rstrip(b"\0") == b"reno"
 
 
-@TUNABLE
 def test_tcp_info_of_a_connection(world):
     """The front of struct tcp_info: state, and after 8 bytes rto, ato, snd_mss, ..."""
     option = (socket.IPPROTO_TCP, socket.TCP_INFO)

@@ -20,7 +20,7 @@ class Program:
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.process.programs", *map(str, arguments)],
-            stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
         )  # fmt: skip
 
     def expect(self, event: str) -> dict:
@@ -31,6 +31,11 @@ class Program:
         words = json.loads(line)
         assert words.pop("event") == event
         return words
+
+    def tell(self) -> None:
+        """Give the program the line that it looks out for."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
 
     def kill(self) -> None:
         self.process.kill()
@@ -45,6 +50,7 @@ def program(*arguments: str) -> Iterator[Program]:
     finally:
         running.kill()
         running.process.stdout.close()
+        running.process.stdin.close()
 
 
 def wait_until(condition: Callable[[], object], what: str, deadline: float = DEADLINE) -> object:

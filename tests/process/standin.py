@@ -18,6 +18,8 @@ if behaviour == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if behaviour == "fail-later" and not fresh:
     sys.exit("not again")
+if behaviour == "slow-later" and not fresh:
+    sys.stdin.read()
 file.touch()
 print("the first line\nthe second", file=sys.stderr, flush=True)
 print("ready", flush=True)

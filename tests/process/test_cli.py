@@ -363,6 +363,20 @@ def test_logs_into_head(up, base):
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "command", ["--help", "up --help", "status", "ss", "logs -n 10000", "counters --json",
+                "get http://h2.lab/", "exp compare --help", "capture --help"]
+)  # fmt: skip
+def test_who_reads_nothing_more_ends_a_printing_command_quietly(up, base, command):
+    read, write = os.pipe()
+    os.close(read)
+    environment = os.environ | {"PLYWIRE_RUN_DIR": str(base)}
+    done = subprocess.run([PLYWIRE, *command.split()], stdout=write, stderr=subprocess.PIPE,
+                          text=True, env=environment, timeout=60)  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_logs_follow_until_interrupted(up, base, plywire):
     with subprocess.Popen(
         [PLYWIRE, "logs", "h1.link", "-f"],

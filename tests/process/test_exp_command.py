@@ -134,7 +134,8 @@ writes = [4, 200]
 [options.no-nagle]
 sender.socket.TCP_NODELAY = 1
 [impairments.near]
-delay = 0.02
+sender.delay = 0.01
+receiver.delay = 0.03
 """
     out = tmp_path / "out"
     plywire.do("exp", "run", file(tmp_path, text), "--where", "lab", "-o", str(out))

@@ -117,8 +117,34 @@ def test_layer_that_keeps_failing_is_tried_less_and_less_often(lab_with):
         assert lab.wait_for(lambda lab: lab.layer("h1", "tcp").restarts == 4)
         assert lab.wait_for(lambda lab: lab.layer("h1", "tcp").state == DOWN)
         waits = [line.rpartition("starting it again ")[2] for line in lines if "; starting" in line]
-        assert waits[:5] == ["at once", "in 0.1 s", "in 0.2 s", "in 0.4 s", "in 0.8 s"]
+        assert waits[:5] == ["at once", "at once", "in 0.1 s", "in 0.2 s", "in 0.4 s"]
         assert "not again" in lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_layer_that_is_killed_from_outside_is_always_started_again_at_once(lab_with, number):
+    with lab_with() as lab:
+        lines: list[str] = []
+        lab.read_logs(lambda host, role: True, 1, lambda host, role, line: lines.append(line))
+        for count in range(1, 5):
+            os.kill(lab.layer("h1", "ip").pid, number)
+            assert lab.wait_for(lambda lab, count=count: lab.layer("h1", "ip").restarts == count)
+            assert lab.wait_for(lambda lab: lab.layer("h1", "ip").state == UP)
+        waits = [line.rpartition("starting it again ")[2] for line in lines if "; starting" in line]
+        assert waits == ["at once"] * 4
+
+
+def test_layer_that_is_killed_before_it_is_ready_is_tried_less_and_less_often(lab_with):
+    """Nobody can tell then that it would have worked."""
+    with lab_with(tcp="slow-later") as lab:
+        lines: list[str] = []
+        lab.read_logs(lambda host, role: True, 1, lambda host, role, line: lines.append(line))
+        for count in range(1, 4):
+            os.kill(lab.layer("h1", "tcp").pid, signal.SIGKILL)
+            assert lab.wait_for(lambda lab, count=count: lab.layer("h1", "tcp").restarts == count)
+            assert lab.wait_for(lambda lab: lab.layer("h1", "tcp").state == STARTING)
+        waits = [line.rpartition("starting it again ")[2] for line in lines if "; starting" in line]
+        assert waits == ["at once", "at once", "in 0.1 s"]
 
 
 def test_layer_that_ignores_sigterm_is_killed(lab_with, monkeypatch):

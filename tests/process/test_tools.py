@@ -309,6 +309,12 @@ def test_metrics_of_every_layer(lab, listen):
     assert not any(key[0] == "plywire_tcp_rtt_seconds" for key in found)
 
 
+def test_metrics_of_memory(lab, listen):
+    found = scrape(listen)
+    assert found["plywire_tcp_memory_bytes", ("host", "h1")] == 0  # all is read and acknowledged
+    assert found["plywire_tcp_memory_bound_bytes", ("host", "h1")] == 256 << 20
+
+
 def test_metrics_of_connections_on_request(lab, listen):
     found = scrape(listen, "?connections=1")
     path = (("host", "h1"), ("local", f"10.0.0.1:{lab}"), ("peer", "10.0.0.2:80"))

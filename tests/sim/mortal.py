@@ -40,10 +40,18 @@ class Fate:
 
         host._make = mortal
         host.memory[role] = _Memory(self)
-        layer = host._make(role)
-        host.nodes[role].start(layer, host._generation(role), host._keep(role, layer))
+        host.nodes[role].start(*_first(host, role))
         host._greet_neighbours(role)
         host.world.settle()
+
+
+def _first(host: Host, role: Role):
+    layer = host._make(role)
+    try:
+        kept = host._keep(role, layer)
+    except Killed:  # before it was up
+        return _first(host, role)
+    return layer, host._generation(role), kept
 
 
 def session(

@@ -185,7 +185,9 @@ def test_a_full_disk_costs_survival_and_not_the_connection():
             return create(name, size)
         raise OSError(28, "No space left on device")
 
+    h1.memory["tcp"].pieces.clear()
     h1.memory["tcp"].create = full
+    h1.crash("tcp")  # the next one begins without room
     client, server = connected(world, h1, h2)
     assert h1.counter("tcp", "region_no_room") == 1
     assert any("No space left" in line for line in h1.told)

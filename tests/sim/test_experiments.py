@@ -79,7 +79,8 @@ def test_a_run_leaves_what_it_was_and_what_came_of_it(tmp_path):
     place = tmp_path / "runs" / "newreno@lossy-002"
     record = json.loads((place / "run.json").read_text())
     assert (record["seed"], record["option"], record["impairment"]) == (8, "newreno", "lossy")
-    assert record["config"]["impairments"]["loss"] == 0.03
+    wire = record["config"]["impairments"]
+    assert (wire["sender"]["loss"], wire["receiver"]["loss"]) == (0.03, 0.03)
     assert 'congestion = "newreno"' in record["config"]["lab"]
     assert {"python", "plywire"} <= set(record["versions"])
     assert record["machine"]["cores"] >= 1
@@ -215,6 +216,28 @@ delay = 0.01
     assert results["delivered"] == 20 * (8 + 11)
     assert results["latency"] == pytest.approx(0.02, abs=1e-4)
     assert results["duration"] == pytest.approx(21 * 0.02, rel=0.01)  # and a handshake
+
+
+def test_one_direction_is_impaired_by_itself(tmp_path):
+    """What the sender sends is slow by its rate; what comes back is only late."""
+    text = """
+[experiment]
+name = "one-way"
+repetitions = 1
+[workload]
+bytes = 100000
+[impairments.up]
+sender.rate = 1000000
+[impairments.down]
+receiver.rate = 1000000
+[impairments.late]
+receiver.delay = 0.05
+"""
+    run(tmp_path, text)
+    results = {cell.impairment: cell.records[0]["results"] for cell in compare.load(tmp_path).cells}
+    assert results["up"]["duration"] > 0.8  # 100 kB at 1 Mbit/s
+    assert results["down"]["duration"] < 0.2  # acknowledgements: 60 of them, of 66 bytes
+    assert 0.05 < results["late"]["duration"] < 1
 
 
 def test_layers_are_exchanged_in_mid_transfer_and_every_byte_arrives(tmp_path, monkeypatch):

@@ -27,6 +27,21 @@ from plywire.lab.simulator import World
 SEEDS = 2000 if os.environ.get("PLYWIRE_SOAK") else 40
 
 
+def test_the_first_connection_finds_a_place_that_is_made():
+    """A slab takes 0.3 ms to make, and connect() would wait for it."""
+    world = World()
+    h1, h2 = two_hosts(world)
+    made = []
+    for host in (h1, h2):
+        memory = host.memory["tcp"]
+        assert "slab-0" in memory.names()
+        create = memory.create
+        memory.create = lambda name, size, create=create: (made.append(name), create(name, size))[1]
+    connected(world, h1, h2)
+    assert not [name for name in made if name.startswith("slab")]
+    assert made  # h2's listener
+
+
 def steps(who: str) -> int:
     return session(lambda step: False, who).steps
 

@@ -481,7 +481,9 @@ def test_describe() -> None:
     assert "rto" in row["timers_ms"]
     peer.raw.listen(4, 81)
     assert layer.describe("listeners", now)[0]["local_port"] == 81
-    assert layer.describe("counters", now)["tcp_curr_estab"] == 1
+    counters = layer.describe("counters", now)
+    assert (counters["tcp_curr_estab"], counters["tcp_memory"]) == (1, 10)
+    assert counters["tcp_memory_bound"] == peer.raw.config.tcp.memory
     with pytest.raises(KeyError):
         layer.describe("weather", now)
 

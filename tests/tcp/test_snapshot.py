@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plywire.envelope import dump_state, load_state
 from plywire.errors import DecodeError
 from plywire.messages import Bind, Bound, Opened
 from plywire.roles import APP
@@ -141,6 +142,28 @@ def test_garbage_is_refused(state: bytes) -> None:
     raw = Raw()
     with pytest.raises(DecodeError):
         raw.layer.restore(state, raw.now)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (lambda names: [*names, "snd_moods"], "this one has no snd_moods"),
+        (lambda names: names[1:], "it has no id"),
+        (lambda names: ["id2", *names[1:]], "it has no id; this one has no id2"),
+        (lambda names: names[::-1], "in another order"),
+        (lambda names: [], "it has no id, handle"),
+    ],
+)
+def test_a_snapshot_of_a_tcp_with_other_fields_is_refused_whole(fields, reason: str) -> None:
+    """As many fields with other meanings would be read without a word otherwise."""
+    peer = Peer()
+    saved = load_state(peer.raw.layer.snapshot())
+    saved["fields"] = fields(saved["fields"])
+    layer = create(peer.raw.config, random.Random(99), Tracer())
+    before = layer.snapshot()
+    with pytest.raises(DecodeError, match=f"control blocks of another tcp: {reason}"):
+        layer.restore(dump_state(saved), peer.raw.now)
+    assert layer.snapshot() == before
 
 
 def test_a_snapshot_is_bytes_and_changes_nothing() -> None:

@@ -39,7 +39,9 @@ class Api:
 
     def stop(self):
         self._end_sessions.set()
-        self._server.stop(None).wait(10)
+        # With grace: streams of sessions end by the API's word, and are not cut off now and then,
+        # after which a client would look for its session for seconds.
+        self._server.stop(1).wait(10)
 
     def end_sessions(self):
         self._end_sessions.set()

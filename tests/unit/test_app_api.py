@@ -216,6 +216,7 @@ def test_transfer_carries_both_directions_on_one_stream():
                 changed.clear()
                 await stream.write(pb.TransferRequest(received=len(state["got"])))
                 await changed.wait()
+            await stream.write(pb.TransferRequest(received=len(payload)))
             await reading
             await echo
             assert state["got"] == payload
@@ -296,6 +297,32 @@ def test_what_a_client_says_after_its_end_is_neither_kept_nor_sent():
             await sending
             assert got == 3 << 20
             assert await stream.code() == grpc.StatusCode.OK
+
+    run(test)
+
+
+@pytest.mark.parametrize("last_word", ["all has arrived", "no more requests"])
+def test_a_transfer_waits_for_the_last_word_of_its_client(last_word):
+    """A word that met the end of the stream would fail the call, though nothing was amiss."""
+
+    async def test():
+        async with api() as (stub, _, _):
+            _, client, server = await pair(stub)
+            await stub.Send(pb.SendRequest(descriptor=server, data=b"0123456789"))
+            await stub.CloseSocket(pb.CloseSocketRequest(descriptor=server))
+            stream = stub.Transfer()
+            await stream.write(pb.TransferRequest(descriptor=client, end=True))
+            while not (await stream.read()).end:
+                pass
+            status = asyncio.ensure_future(stream.code())
+            await asyncio.wait([status], timeout=0.3)  # LINGER is ten times that
+            assert not status.done()
+            if last_word == "no more requests":
+                await stream.done_writing()
+            else:
+                await stream.write(pb.TransferRequest(received=10))
+            assert await stream.read() is grpc.aio.EOF
+            assert await status == grpc.StatusCode.OK
 
     run(test)
 

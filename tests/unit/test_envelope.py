@@ -90,6 +90,41 @@ def test_every_kind_comes_back_as_it_was(cls, data):
     assert type(found) is cls
 
 
+def wrong(spec: object) -> list[object]:
+    """Values that a field with this annotation may not have: of other types, and just too far."""
+    others = [None, 1.0, True, [], {}]
+    if isinstance(spec, Int):
+        return [
+            *others,
+            b"1",
+            "1",
+            spec.low - 1,
+            *([spec.high + 1] if spec.high < 2**64 - 1 else []),
+        ]
+    if isinstance(spec, Bin):
+        short = [b"x" * (spec.low - 1)] if spec.low else []
+        return [*others, 1, "1234", b"x" * (spec.high + 1), *short]
+    if isinstance(spec, Text):
+        return [*others, 1, b"x", "x" * (spec.high + 1)]
+    if isinstance(spec, Rows):
+        return [None, 1.0, True, {}, 1, b"x", "x", [[]]]
+    if isinstance(spec, Scalar):
+        return [*others, b"x", spec.low - 1, "x" * (spec.length + 1)]
+    return [None, 1.0, True, [], 1, b"x", "x", {"x": 1.5}]
+
+
+@pytest.mark.parametrize("cls", KINDS.values(), ids=lambda cls: cls.__name__)
+@given(st.data())
+def test_each_field_of_each_kind_is_checked(cls, data):
+    message = data.draw(messages_of(cls))
+    hints = get_type_hints(cls, include_extras=True)
+    for name in cls._fields:
+        for value in wrong(hints[name].__metadata__[0]):
+            found, errors = decode(batch(row(message, **{name: value})))
+            assert found == [], (name, value)
+            assert [error.reason for error in errors] in (["bad_type"], ["bad_size"]), (name, value)
+
+
 @given(st.lists(ANY, max_size=10))
 def test_batch_keeps_its_order(messages):
     assert decode(memoryview(encode(messages))) == (messages, [])

@@ -83,7 +83,27 @@ def test_times_are_seconds_in_the_file():
     experiment = read(GOOD)
     assert (experiment.limit, experiment.sample) == (12_500_000_000, 2_000_000)
     bad = Impairments(delay=20_000_000, loss=0.25, rate=1000, queue=3)
-    assert experiment.impairments == {"clean": Impairments(), "bad": bad}
+    both = {"clean": Impairments(), "bad": bad}
+    assert experiment.impairments == {
+        name: {"sender": one, "receiver": one} for name, one in both.items()
+    }
+
+
+def test_each_direction_can_be_impaired_by_itself():
+    text = """
+[experiment]
+name = "one-way"
+[impairments.thin]
+delay = 0.02
+loss = 0.01
+sender.rate = 1000000
+receiver = { delay = 0.1, loss = 0 }
+"""
+    (cell,) = read(text).cells()
+    assert cell.settings == {
+        "sender": Impairments(delay=20_000_000, loss=0.01, rate=1_000_000),
+        "receiver": Impairments(delay=100_000_000),
+    }
 
 
 def test_what_the_programs_do():
@@ -176,6 +196,12 @@ HEAD = '[experiment]\nname = "x"\n'
          "swaps[0].implementation", "and cannot take over what is tcp/"),
         (f"{HEAD}[impairments.a]\ndelai = 1", "x.toml: impairments.a.delai", "there are delay"),
         (f"{HEAD}[impairments.a]\nloss = 2", "x.toml: impairments.a", "2 is not from 0 to 1"),
+        (f"{HEAD}[impairments.a]\nloss = 0.1\nsender.loss = 2", "x.toml: impairments.a.sender",
+         "2 is not from 0 to 1"),
+        (f"{HEAD}[impairments.a]\nreceiver.sender = {{}}", "x.toml: impairments.a.receiver.sender",
+         "unknown key"),
+        (f"{HEAD}[impairments.a]\nsender = 1", "x.toml: impairments.a.sender", "must be a table"),
+        (f"{HEAD}[impairments.a]\nboth.loss = 1", "x.toml: impairments.a.both", "there are delay"),
         (f"{HEAD}[impairments.a]\nloss = '1%'", "x.toml: impairments.a.loss", "is not a number"),
         (f"{HEAD}[impairments.a]\ndelay = 5000", "x.toml: impairments.a.delay", "from 0 to 3600"),
         (f"{HEAD}[impairments.a]\nrate = 1.5", "x.toml: impairments.a.rate", "not a whole number"),

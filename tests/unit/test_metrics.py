@@ -26,7 +26,8 @@ PIPE = {"connected": 1, "received": 71, "sent": 64, "waiting": 3}
 READINGS = [
     Reading("h1", "tcp", "services.tcp:create", 7, 12.5, "up", 1,
             {"pid": 7, "cpu_ns": 250_000_000, "traffic": {"app": PIPE, "ip": PIPE},
-             "counters": {"tcp_retrans_segs": 5, "tcp_curr_estab": 2, "drop_no_ack": 1}},
+             "counters": {"tcp_retrans_segs": 5, "tcp_curr_estab": 2, "drop_no_ack": 1,
+                          "tcp_memory": 40_000, "tcp_memory_bound": 1 << 28}},
             [CONNECTION, FRESH, {"local": "10.0.0.1:2", "peer": "10.0.0.2:80", "srtt_us": 1000},
              {"odd": 1}]),
     Reading("h1", "ip", 'a "quoted\\ name":\ncreate', 0, 0.0, "down", 3, None, []),
@@ -66,6 +67,9 @@ def test_the_official_parser_reads_every_value():
     assert found["plywire_tcp_rtt_seconds", *path] == 0.004003
     assert found["plywire_tcp_cwnd_bytes", *path] == 14_600
     assert found["plywire_tcp_established", ("host", "h1")] == 2
+    assert found["plywire_tcp_memory_bytes", ("host", "h1")] == 40_000
+    assert found["plywire_tcp_memory_bound_bytes", ("host", "h1")] == 1 << 28
+    assert ("plywire_counter_total", *layer, ("name", "tcp_memory")) not in found
     assert ("plywire_layer_info", ("host", "h1"), ("implementation", 'a "quoted\\ name":\ncreate'),
             ("layer", "ip")) in found  # fmt: skip
 

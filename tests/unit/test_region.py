@@ -8,9 +8,10 @@ import random
 
 import pytest
 
+from plywire import region as regions
 from plywire.errors import DecodeError
 from plywire.lab.simulator.memory import Memory
-from plywire.region import ENTRIES, FIRST_RING, Region, Slabs
+from plywire.region import ENTRIES, FIRST_RING, MARK, Region, Slabs
 from plywire.runtime.store import FileStore
 
 SIZE = 100
@@ -91,6 +92,30 @@ def test_every_byte_counts():
         piece[at] ^= 1
     assert bytes(piece) == good
     assert missed == []
+
+
+def test_what_is_let_go_of_is_not_summed_again(monkeypatch):
+    """But for what lies behind the last note, and the notes of what is gone are gone."""
+    store, summed, crc32 = Memory(), [], regions.crc32
+
+    def count(data, total=0):
+        summed.append(len(data))
+        return crc32(data, total)
+
+    monkeypatch.setattr(regions, "crc32", count)
+    model = Model(random.Random(5))
+    region = Slabs(store, bytes(SIZE)).take(0, 0).moved("7", *model.arguments(b""))
+    saves = 100
+    for _ in range(saves):
+        model.acked, model.read = len(model.up), len(model.down) // 2
+        model.up += bytes(MARK + 999)
+        model.down += bytes(100)
+        if not region.save(*model.arguments(bytes(100))):
+            region = region.moved("7", *model.arguments(bytes(100)))
+        assert len(region._snd_marks) <= 2
+    once = len(model.up) + len(model.down)
+    assert once <= sum(summed) < once + saves * (MARK // 2 + 2 * SIZE + 1000)
+    assert found(store, "7", Slabs(store, bytes(SIZE))) == model.expected()
 
 
 def test_entries_are_used_again():

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plywire import messages
+from plywire import messages, tcp_info
 from plywire.config import SECOND, host
 from plywire.roles import APP, WIRE
 from plywire.trace import Tracer
@@ -145,12 +145,50 @@ def test_what_the_system_says_of_a_connection_and_its_options(port, peer):
     theirs.sendall(b"unread")
     ask(port, calls.Set(1, 2, "TCP_NODELAY", 1), calls.Set(1, 2, "TCP_KEEPCNT", 1000))
     assert port.counters == {"drop_host_option_einval": 1}
-    (looked,) = ask(port, calls.Look(1, 2))
+    ask(port, calls.Set(1, 2, "IP_TOS", 0x28))
+    assert port._sockets[2].sock.getsockopt(socket.SOL_IP, socket.IP_TOS) == 0x28
+    (looked,) = ask(port, calls.Look(1, 2, ""))
     assert looked.fields["state"] == "ESTABLISHED"
     assert 0 < looked.fields["snd_mss"] <= 500  # the option of the Dial, set before the SYN
     assert looked.fields["receive_queue"] == 6
     assert looked.fields["srtt_us"] > 0
     theirs.close()
+
+
+def test_congestion_control_is_the_sockets(port, peer):
+    theirs = dialled(port, peer)
+    (there,) = ask(port, calls.Look(1, 0, "congestion"))
+    assert "reno" in there.fields  # every Linux has it, and lets everybody choose it
+    ask(port, calls.Set(1, 2, "TCP_CONGESTION", "reno"))
+    (looked,) = ask(port, calls.Look(1, 2, ""))
+    assert looked.fields["congestion"] == "reno"
+    ask(port, calls.Set(1, 2, "TCP_CONGESTION", "none such"))
+    assert port.counters == {"drop_host_option_enoent": 1}
+    theirs.close()
+
+
+def test_tcp_info_is_the_systems(port, peer):
+    theirs = dialled(port, peer)
+    ask(port, calls.Write(1, 2, b"x" * 1000))
+    assert theirs.recv(1000, socket.MSG_WAITALL) == b"x" * 1000
+    (looked,) = ask(port, calls.Look(1, 2, "tcp_info"))
+    assert looked.topic == "tcp_info"
+    assert (looked.fields["state"], looked.fields["ca_state"]) == ("ESTABLISHED", "Open")
+    assert looked.fields["bytes_sent"] == 1000
+    assert 0 < looked.fields["snd_mss"] <= 500
+    assert looked.fields["data_segs_out"] >= 2
+    assert ask(port, calls.Look(1, 3, "tcp_info")) == [calls.Looked(1, 3, {}, "tcp_info")]
+    theirs.close()
+
+
+@given(data=st.binary(min_size=tcp_info.SIZE, max_size=tcp_info.SIZE), cut=st.integers(0, 400))
+def test_struct_tcp_info_there_and_back(data, cut):
+    info = tcp_info.unpack(data)
+    again = tcp_info.pack(info)
+    assert again[:7] + again[8:] == data[:7] + data[8:]  # the other bits of byte 7 are of Fast Open
+    shorter = tcp_info.unpack(data[:cut])  # of an older kernel
+    assert shorter.items() <= info.items()
+    assert ("rto" in shorter) == (cut >= 12)
 
 
 def test_close_gives_the_system_everything_first(port, peer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 from wire_strategies import ADDRESS, U8, U16, reference_checksum
@@ -19,6 +21,16 @@ from plywire.wire.checksum import checksum, pseudo_header, update
 def test_checksum_agrees_with_the_rfc(data):
     assert checksum(data) == reference_checksum(data)
     assert checksum(memoryview(data)) == reference_checksum(data)
+
+
+@given(st.integers(0, 3000), st.randoms(use_true_random=False))
+@example(48, random.Random(1))
+@example(49, random.Random(1))
+@example(1480, random.Random(1))
+@example(65_515, random.Random(1))
+def test_long_data_is_summed_alike(length, rng):
+    for data in (rng.randbytes(length), b"\xff" * length, bytes(length)):
+        assert checksum(data) == reference_checksum(data)
 
 
 def test_example_of_the_rfc():

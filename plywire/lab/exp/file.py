@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -112,11 +112,11 @@ class Variant:
 
 
 class Cell(NamedTuple):
-    """A variant on an impaired wire."""
+    """A variant on an impaired wire. settings: by the end whose frames they are for."""
 
     variant: Variant
     impairment: str
-    settings: Impairments
+    settings: Mapping[str, Impairments]
 
     @property
     def name(self) -> str:
@@ -150,7 +150,7 @@ class Experiment:
     sample: int
     workload: Workload
     variants: tuple[Variant, ...]
-    impairments: Mapping[str, Impairments]
+    impairments: Mapping[str, Mapping[str, Impairments]]
     data: Mapping[str, Any]
 
     def cells(self) -> Iterator[Cell]:
@@ -194,7 +194,9 @@ def parse(data: Mapping[str, Any], where: str = "experiment.toml", place: str = 
         "plywire": _implementation(Table({}, where, ""))
     }
     options = _named(top.table("options"), _option) or {"defaults": _option(Table({}, where, ""))}
-    impairments = _named(top.table("impairments"), _impairments) or {"clean": Impairments()}
+    impairments = _named(top.table("impairments"), _impairments) or {
+        "clean": dict.fromkeys(HOSTS, Impairments())
+    }
     top.done()
     count = len(implementations) * len(options) * len(impairments) * repetitions
     if count > RUNS_MAX:
@@ -340,11 +342,19 @@ def _default(profile: str, role: Role) -> Any:
     return {TCP: known.tcp, IP: known.ip, LINK: LinkConfig(), APP: AppConfig()}[role]
 
 
-def _impairments(table: Table) -> Impairments:
-    """Fields of Impairments; times in seconds, as everywhere in a file."""
+def _impairments(table: Table) -> dict[str, Impairments]:
+    """What the wire does to the frames of each end: what is said of both, changed by what is said
+    of those that the `sender` or the `receiver` sends."""
+    ends = [(end, table.table(end)) for end in HOSTS]
+    both = _impaired(table, Impairments(), HOSTS)
+    return {end: _impaired(part, both) for end, part in ends}
+
+
+def _impaired(table: Table, settings: Impairments, more: Iterable[str] = ()) -> Impairments:
+    """Settings with the fields that a table names; times in seconds, as everywhere in a file."""
     changes: dict[str, Any] = {}
-    known = [item.name for item in fields(Impairments)]
-    for key in list(table.data):
+    known = [*(item.name for item in fields(Impairments)), *more]
+    for key in sorted(table.left):
         value = table.data[key]
         table.left.discard(key)
         if key not in known:
@@ -359,7 +369,7 @@ def _impairments(table: Table) -> Impairments:
             raise table.error(key, f"{value!r} is not a whole number")
         changes[key] = value
     try:
-        return Impairments(**changes)
+        return settings.changed(**changes)
     except ConfigError as error:
         raise table.error("", f"{error.where}: {error.reason}") from None
 

@@ -41,8 +41,8 @@ def run(experiment: Experiment, run: Run, folder: Path) -> Outcome:
         # So that ARP is no part of what is measured.
         client.ask(HOSTS[SENDER], IP, "ping", ADDRESSES[RECEIVER], 56, _PING_LIMIT_MS,
                    timeout=_PING_LIMIT_MS / 1000 + 1)  # fmt: skip
-        changes = asdict(run.cell.settings)
         for end, other in ((SENDER, RECEIVER), (RECEIVER, SENDER)):
+            changes = asdict(run.cell.settings[end])
             client.ask(HOSTS[end], LINK, "impair", "set", HOSTS[other], "out", changes, run.seed)
         with _capture(client, folder / "capture.pcapng"):
             return _Connection(experiment, run, lab, client).run()

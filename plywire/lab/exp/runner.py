@@ -95,7 +95,7 @@ def config(experiment: Experiment, run: Run) -> dict[str, Any]:
         "hosts": dict(HOSTS),
         "sockets": {end: dict(options) for end, options in variant.sockets.items()},
         "swaps": [asdict(swap) for swap in variant.swaps],
-        "impairments": asdict(run.cell.settings),
+        "impairments": {end: asdict(settings) for end, settings in run.cell.settings.items()},
         "workload": asdict(experiment.workload),
         "limit": experiment.limit,
         "sample": experiment.sample,

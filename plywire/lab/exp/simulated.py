@@ -27,7 +27,8 @@ def run(experiment: Experiment, run: Run, folder: Path) -> Outcome:
     world = World(run.seed)
     hosts = {end: _host(world, cell.variant.lab, host) for end, host in HOSTS.items()}
     _warm_up(world, hosts)
-    world.wire("lan").impair(**asdict(cell.settings))
+    for end, settings in cell.settings.items():
+        world.wire("lan").impair(sender=HOSTS[end], **asdict(settings))
     with world.capture(folder / "capture.pcapng"):
         return _Connection(experiment, run, world, hosts).run()
 

@@ -21,7 +21,7 @@ from plywire.messages import Barrier, Message
 from plywire.runtime.clock import REAL_CLOCK, Clock
 from plywire.runtime.pipe import Context
 from services.tcp_host import calls
-from services.tcp_host.devices.view import look
+from services.tcp_host.devices.view import congestion_controls, info_of, look
 
 EVENTS_PER_TURN = 64
 READ_SIZE = 65_536
@@ -219,20 +219,26 @@ class HostPort:
         if item is not None:
             self._option(item.sock, ask.name, ask.value)
 
-    def _option(self, sock: socket.socket, name: str, value: int) -> None:
-        number = getattr(socket, name, None) if name.startswith(("SO_", "TCP_")) else None
-        if number is None:
+    def _option(self, sock: socket.socket, name: str, value: int | str) -> None:
+        level = _LEVELS.get(name.partition("_")[0])
+        number = _NUMBERS.get(name, getattr(socket, name, None))
+        if level is None or number is None:
             return
-        level = socket.SOL_SOCKET if name.startswith("SO_") else socket.SOL_TCP
         try:
-            sock.setsockopt(level, number, value)
+            sock.setsockopt(level, number, value.encode() if isinstance(value, str) else value)
         except OSError as error:
             self.counters[f"drop_host_option_{_words(error)[0].lower()}"] += 1
 
     def _look(self, ask: calls.Look) -> None:
         item = self._sockets.get(ask.handle)
-        fields = {} if item is None else look(item.sock, sum(map(len, item.out)))
-        self._say(calls.Looked(ask.trace, ask.handle, fields))
+        fields: dict[str, int | str] = {}
+        if ask.topic == "congestion":
+            fields |= congestion_controls()
+        elif item is not None and ask.topic == "tcp_info":
+            fields = info_of(item.sock)
+        elif item is not None and not ask.topic:
+            fields = look(item.sock, sum(map(len, item.out)))
+        self._say(calls.Looked(ask.trace, ask.handle, fields, ask.topic))
 
     _DO: Mapping[type, Callable[[HostPort, Any], None]] = {
         calls.Reserve: _reserve,
@@ -402,6 +408,9 @@ class HostPort:
         self._answers.append(message)
 
 
+_LEVELS = {"SO": socket.SOL_SOCKET, "TCP": socket.SOL_TCP, "IP": socket.SOL_IP}
+_NUMBERS = {"TCP_THIN_LINEAR_TIMEOUTS": 16}
+"""tcp(7); Python 3.11 has no name for it."""
 _BIND_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT, ip(7); Python 3.11 has no name for it
 
 
