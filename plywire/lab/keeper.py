@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -20,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingMixIn, UnixStreamServer
-from typing import Any, NoReturn
+from typing import Any
 
 from plywire.config import LabConfig
 from plywire.errors import ConfigError
@@ -196,39 +197,49 @@ def main() -> None:
     """Keep the layer that the command line names until SIGTERM or SIGINT."""
     arguments = _arguments()
     logs.set_up(f"{arguments.host}.{arguments.role}")
+    # A handler that raised would do so anywhere, with any lock held: signals only write to a pipe.
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
-    code = 0
+        signal.signal(number, lambda *_: None)
+    sys.exit(_keep(arguments, reader, writer))
+
+
+def _keep(arguments: argparse.Namespace, reader: int, writer: int) -> int:
+    """Keep until something is written to the pipe; returns the exit code."""
+    failures: list[Exception] = []
+
+    def fail(error: Exception) -> None:
+        failures.append(error)
+        os.write(writer, b"x")
+
+    def start() -> None:
+        try:
+            keeper.start()
+        except (LabError, ConfigError, Held) as error:
+            fail(error)
+
+    by_itself = LabError("the supervisor ended by itself; its traceback is above")
     try:
-        _keep(arguments.lab, arguments.run_dir, arguments.host, arguments.role)
-    except (ConfigError, Held) as error:
+        keeper = Keeper(
+            arguments.lab, arguments.run_dir, arguments.host, arguments.role,
+            on_failure=lambda: fail(by_itself),
+        )  # fmt: skip
+    except ConfigError as error:
         log.error("%s", error)
-        code = 2
-    except LabError as error:
-        log.error("%s", error)
-        code = 1
-    except _Stopped:
-        pass
-    sys.exit(code)
-
-
-def _keep(file: Path, directory: Path, host: str, role: Role) -> NoReturn:
-    failed = threading.Event()
-    keeper = Keeper(file, directory, host, role, failed.set)
+        return 2
     keeper.read_logs(lambda *_: False, 0, lambda _h, _r, line: print(line, file=sys.stderr))
-    with keeper:
-        failed.wait()
-    raise LabError("the supervisor ended by itself; its traceback is above")
-
-
-class _Stopped(BaseException):
-    """This process was told to end."""
-
-
-def _stop(number: int, _frame: object) -> NoReturn:
-    for again in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(again, signal.SIG_IGN)
-    raise _Stopped(number)
+    starting = threading.Thread(target=start, daemon=True)
+    starting.start()
+    os.read(reader, 1)
+    why = failures[0] if failures else None  # what comes after the word to stop is no failure
+    keeper.stop()
+    starting.join()
+    if why is None:
+        return 0
+    log.error("%s", why)
+    return 1 if isinstance(why, LabError) else 2
 
 
 def _origin(file: Path) -> str:

@@ -89,6 +89,7 @@ class Lab:
         self._selector = selectors.DefaultSelector()
         self._wake_read = self._wake_write = -1
         self._stopping = False
+        self._ending = threading.Lock()
         self._ended = False
         self._claim: Claim | Lock | None = None
         self._thread: threading.Thread | None = None
@@ -130,17 +131,18 @@ class Lab:
     def stop(self) -> None:
         """End every layer, gently first, and leave nothing behind but the logs."""
         self._stopping = True
-        if self._thread is not None:
-            with contextlib.suppress(BrokenPipeError):  # the thread has ended by itself
-                os.write(self._wake_write, b"x")
-            self._thread.join()
-            os.close(self._wake_write)
-            self._thread = None
-        if self._claim is not None:
-            self._claim.release()
-            self._claim = None
-        if self._temporary:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        with self._ending:  # whoever comes second waits
+            if self._thread is not None:
+                with contextlib.suppress(BrokenPipeError):  # the thread has ended by itself
+                    os.write(self._wake_write, b"x")
+                self._thread.join()
+                os.close(self._wake_write)
+                self._thread = None
+            if self._claim is not None:
+                self._claim.release()
+                self._claim = None
+            if self._temporary:
+                shutil.rmtree(self.directory, ignore_errors=True)
 
     def target(self, host: str) -> str:
         """The gRPC target of a host's socket API. Raises LabError for an unknown host."""
