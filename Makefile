@@ -17,6 +17,7 @@ test: $(STAMP) $(if $(shell command -v npm),$(NODE))
 soak: $(STAMP)
 	PLYWIRE_SOAK=1 $(BIN)/python -m pytest -s tests/process/test_lab_swap.py tests/process/test_lab_survive.py
 	PLYWIRE_SOAK=1 $(BIN)/python -m pytest -s tests/compose/test_compose_changes.py -k exchanged
+	PLYWIRE_SOAK=1 $(BIN)/python -m pytest tests/sim/test_survive.py tests/sim/test_app_survives.py
 	PLYWIRE_SOAK=1 $(BIN)/python -m pytest tests/live/test_lossy_kernel.py
 
 bench: $(STAMP)

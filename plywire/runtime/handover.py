@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from plywire.runtime.shell import Shell
 
 MS = 1_000_000
-DRAIN_LIMIT = 200 * MS
+DRAIN_LIMIT = 500 * MS
 """Nanoseconds that the neighbours get to answer the fence; one that does not is not waited for."""
 STATE_MAX = 1 << 30
 """Bytes of a snapshot that a successor takes."""

@@ -10,7 +10,7 @@ export const FORMAT = "ip_js has no snapshot";
 /** The snapshots that it can read: none. */
 const READS = "none";
 
-const DRAIN_MS = 200;
+const DRAIN_MS = 500;
 const LAST_WORDS_MS = 1000;
 
 export class Handover {
