@@ -176,8 +176,8 @@ class Survival:
     # --- after an exchange ------------------------------------------------------------------------
 
     def take_over(self) -> None:
-        """The sockets were restored from the snapshot of a predecessor that has left: its regions
-        go on as this one's."""
+        """The sockets were restored from the snapshot of a predecessor that has left: its regions,
+        which say what the snapshot says, go on as this one's."""
         regions, context = self._regions, self.context
         mine = {socket.descriptor: socket for socket in context.table}
         mine |= {leaving.descriptor: leaving for leaving in context.closing.values()}
@@ -192,7 +192,7 @@ class Survival:
                 regions.discard(region, memory)
             else:
                 item.kept = region
-        context.touched.update(dict.fromkeys(mine.values()))
+        context.touched.update((item, None) for item in mine.values() if item.kept is None)
         self.table = True
         self.commit()
 

@@ -9,7 +9,7 @@ to app again what it may not have heard, and sends to the peers what they may no
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -274,7 +274,7 @@ class Survival:
         tcb.local_address, tcb.remote_address, *values = values
         for name, value in zip(_NUMBERS, values, strict=False):
             setattr(tcb, name, bool(value) if isinstance(_FIELDS[name], bool) else value)
-        state, alive, algorithm, handle, error, cause = values[len(_NUMBERS) + len(_RTT) :]
+        state, alive, algorithm = values[len(_NUMBERS) + len(_RTT) : -3]
         tcb.rtt.srtt, tcb.rtt.rttvar, tcb.rtt.base = values[len(_NUMBERS) : -6]
         algorithm = _text(algorithm)
         if state >= len(STATES) or algorithm not in ALGORITHMS:
@@ -285,8 +285,7 @@ class Survival:
         _begin_anew(tcb, region, now)
         tcb.kept = kept = Kept(tcb, region)
         kept.alive = bool(alive)
-        if handle:
-            kept.end = (handle, _text(error), _text(cause))
+        kept.end = _end(values)
         return kept
 
     def clear(self) -> None:
@@ -408,19 +407,18 @@ class Survival:
     def _adopt(self, name: str, region: Region, memory: memoryview, now: int) -> bool:
         """Whether a region is one of a connection, or of its end, that is this stack's now."""
         try:
-            found = self._read(region, memory, now, {})
-            if found is None:
-                return False
+            control = region.load(memory)
+            tcb = self.stack.by_id.get(_number(control))
+            kept = Kept(tcb, region) if tcb is not None else self._read(region, memory, now, {})
         except DecodeError as error:
             self.regions.give_up(f"what is kept of connection {name}", error)
             return False
-        tcb = self.stack.by_id.get(found.tcb.id)
+        if kept is None:
+            return False
         if tcb is None:
-            found.alive = False
-            kept = found
+            kept.alive = False
         else:
-            kept = Kept(tcb, region)
-            kept.end = found.end
+            kept.end = _end(_CONTROL.unpack(control))
             if kept.holds_bytes and region.rcv_end != tcb.rcv_offset:
                 return False
             tcb.kept = kept
@@ -441,6 +439,12 @@ def _control(kept: Kept) -> bytes:
         tcb.local_address, tcb.remote_address, *_GET(tcb), *_GET_RTT(tcb.rtt), _STATE[tcb.state],
         kept.alive, tcb.cc.name.encode(), handle, error.encode(), cause.encode()[:200],
     )  # fmt: skip
+
+
+def _end(values: Sequence) -> tuple[int, str, str] | None:
+    """What app was told of a connection's end and has not confirmed, by its control block."""
+    handle, error, cause = values[-3:]
+    return (handle, _text(error), _text(cause)) if handle else None
 
 
 def _text(field: bytes) -> str:
