@@ -135,7 +135,7 @@ class Regions:
                 continue
             for place, memory in enumerate(entries):
                 region = Region(self.store, self._size)
-                if self._outgrown(region, memory, files):
+                if files and self._outgrown(region, memory, files):
                     self._slabs.blank(region, memory)
                 else:
                     yield f"{name}/{place}", region, memory

@@ -7,7 +7,7 @@ have yet; bytes that came are TCP's to keep (`Credit.needed`). A table has what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from plywire.calls import Call
@@ -138,12 +138,7 @@ class Survival:
         context.table.next, context.next_handle = self._reserved
         context.tcp_generation = saved["tcp_generation"]
         self._sessions.update((session, set()) for session in saved["sessions"])
-        for name, region, memory in regions.all():
-            try:
-                item = _item(region, memory)
-            except DecodeError as error:
-                regions.give_up(f"the socket in {name}", error)
-                item = None
+        for region, memory, item in self._found():
             if item is None:
                 regions.discard(region, memory)
                 continue
@@ -160,9 +155,19 @@ class Survival:
         context.table.put_back(socket)
         if socket.handle:
             context.handles[socket.handle] = socket
-        if socket.session in self._sessions:
-            self._sessions[socket.session].add(socket.descriptor)
+        if socket.session:  # one that is not in the table was being closed: nobody comes back to it
+            self._sessions.setdefault(socket.session, set()).add(socket.descriptor)
         self.remember(socket)
+
+    def _found(self) -> Iterator[tuple[Region, memoryview, Socket | Leaving | None]]:
+        """What a predecessor left: each region, its memory, and what is in it or None."""
+        for name, region, memory in self._regions.all():
+            try:
+                item = _item(region, memory)
+            except DecodeError as error:
+                self._regions.give_up(f"the socket in {name}", error)
+                item = None
+            yield region, memory, item
 
     def remember(self, socket: Socket) -> None:
         """The answers that the socket's program may ask for again."""
@@ -181,12 +186,7 @@ class Survival:
         regions, context = self._regions, self.context
         mine = {socket.descriptor: socket for socket in context.table}
         mine |= {leaving.descriptor: leaving for leaving in context.closing.values()}
-        for name, region, memory in regions.all():
-            try:
-                found = _item(region, memory)
-            except DecodeError as error:
-                regions.give_up(f"what is kept in {name}", error)
-                found = None
+        for region, memory, found in self._found():
             item = mine.get(found.descriptor) if found is not None else None
             if item is None or not item.descriptor:
                 regions.discard(region, memory)

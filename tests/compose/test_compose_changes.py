@@ -13,6 +13,7 @@ import pytest
 
 from plywire.client import Stack
 from tests.compose.conftest import run, wait_until
+from tests.process.idle import idle_connections
 from tests.process.programs import PIECE, block
 
 KILLED = ("h1-link", "h2-ip", "h2-link", "h1-ip", "h1-tcp", "h2-tcp", "h1-app", "h2-app")
@@ -105,15 +106,9 @@ class Transfer:
 @pytest.fixture(scope="module")
 def idle(up):
     """Connections that are made before all changes, and used after them."""
-    with (
-        Stack(f"127.0.0.1:{up.ports['H1']}") as h1,
-        Stack(f"127.0.0.1:{up.ports['H2']}") as h2,
-        h2.create_server(("", 99), backlog=IDLE) as server,
-    ):
-        clients = [h1.create_connection(("10.0.0.2", 99), timeout=20) for _ in range(IDLE)]
-        servers = [server.accept()[0] for _ in clients]
-        by_port = {sock.getpeername()[1]: sock for sock in servers}
-        yield [(sock, by_port[sock.getsockname()[1]]) for sock in clients]
+    h1, h2 = (f"127.0.0.1:{up.ports[name]}" for name in ("H1", "H2"))
+    with idle_connections(h1, h2, IDLE) as pairs:
+        yield pairs
 
 
 def all_alive(pairs) -> None:

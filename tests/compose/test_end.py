@@ -11,7 +11,10 @@ from tests.compose.conftest import LAYERS, run, wait_until
 
 def test_an_edit_restarts_its_layer_alone(up):
     files = ("-f", "compose.yaml", "-f", "deploy/watch.yaml")
-    started = lambda name: up.inspect(name)["State"]["StartedAt"]  # noqa: E731
+
+    def started(name: str) -> str:
+        return up.inspect(name)["State"]["StartedAt"]
+
     watching = subprocess.Popen(
         up.command(*files, "watch"), cwd=up.directory, env=up.environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -26,6 +26,7 @@ from plywire.runtime.config import control_endpoint
 from plywire.runtime.observer import ask
 from tests.process.commanded import Commands
 from tests.process.exchange import exchange
+from tests.process.idle import idle_connections
 from tests.process.results import milliseconds, record
 from tests.process.running import program, wait_until
 
@@ -54,15 +55,8 @@ def lab():
 @pytest.fixture(scope="module")
 def idle(lab):
     """Connections that were made before all exchanges, and are used after each."""
-    with (
-        Stack(lab.target("h1")) as h1,
-        Stack(lab.target("h2")) as h2,
-        h2.create_server(("", 99), backlog=IDLE) as server,
-    ):
-        clients = [h1.create_connection(("10.0.0.2", 99), timeout=20) for _ in range(IDLE)]
-        servers = [server.accept()[0] for _ in clients]
-        by_port = {sock.getpeername()[1]: sock for sock in servers}
-        yield [(sock, by_port[sock.getsockname()[1]]) for sock in clients]
+    with idle_connections(lab.target("h1"), lab.target("h2"), IDLE) as pairs:
+        yield pairs
 
 
 def all_alive(pairs) -> None:

@@ -1,4 +1,5 @@
-"""tcp is killed at any moment, and its connections live (docs/decisions/0007).
+"""tcp is killed at any moment, and its connections live (docs/decisions/0007); and what holds
+alike for tcp and app.
 
 PLYWIRE_SOAK=1 takes 2,000 seeds of random moments."""
 
@@ -23,6 +24,7 @@ from sim_programs import (
 
 from plywire.errors import SocketError
 from plywire.lab.simulator import World
+from plywire.roles import APP, TCP
 
 SEEDS = 2000 if os.environ.get("PLYWIRE_SOAK") else 40
 
@@ -93,28 +95,31 @@ def test_tcp_dies_with_fewer_options(tcp):
     assert bytes(programs[0].received) == DOWN * 10
 
 
-def test_what_nobody_has_read_is_kept():
+@pytest.mark.parametrize("role", [TCP, APP])
+def test_what_nobody_has_read_is_kept(role):
     world, h1, h2, client, server = pair()
-    h1.crash("tcp")
-    h2.crash("tcp")
+    h1.crash(role)
+    h2.crash(role)
     assert world.wait(h2.recv(server, 100)).data == b"read by nobody yet"
     assert world.wait(h1.recv(client, 100)).data == b"nor this"
 
 
-def test_calls_that_wait_go_on():
+@pytest.mark.parametrize("role", [TCP, APP])
+def test_calls_that_wait_go_on(role):
     world, h1, h2, client, server = pair()
     h2.recv(server, 100).result()
-    waiting = h2.recv(server, 100)
+    waiting = h2.recv(server, 100, offset=18)
     accepted = h2.accept(listener(h2, 81))
-    h2.crash("tcp")
-    h1.crash("tcp")
+    h2.crash(role)
+    h1.crash(role)
     h1.send(client, b"after").result()
     assert world.wait(waiting, limit=SECOND).data == b"after"
     world.wait(h1.connect(socket(h1), ("10.0.0.2", 81)), limit=SECOND)
     assert world.wait(accepted, limit=SECOND).remote[0] == "10.0.0.1"
 
 
-def test_a_connection_that_nobody_has_accepted_is_kept():
+@pytest.mark.parametrize("role", [TCP, APP])
+def test_a_connection_that_nobody_has_accepted_is_kept(role):
     world = World()
     h1, h2 = two_hosts(world)
     listening = listener(h2)
@@ -122,7 +127,7 @@ def test_a_connection_that_nobody_has_accepted_is_kept():
     world.wait(h1.connect(client, ("10.0.0.2", 80)))
     h1.send(client, b"early").result()
     world.advance(SECOND)
-    h2.crash("tcp")
+    h2.crash(role)
     server = world.wait(h2.accept(listening), limit=SECOND).descriptor
     assert world.wait(h2.recv(server, 10), limit=SECOND).data == b"early"
     (row,) = h2.describe("tcp", "listeners")
@@ -162,11 +167,12 @@ def test_a_reset_that_app_has_not_heard_of_is_said_again():
     assert not h1.layer("tcp").stack.survival._ended
 
 
-def test_a_swap_and_a_death_behind_it():
+@pytest.mark.parametrize("role", [TCP, APP])
+def test_a_swap_and_a_death_behind_it(role):
     world, h1, h2, client, server = pair()
     for host in (h1, h2):
-        host.replace("tcp")
-        host.crash("tcp")
+        host.replace(role)
+        host.crash(role)
     assert world.wait(h2.recv(server, 100), limit=SECOND).data == b"read by nobody yet"
     assert world.wait(h1.recv(client, 100), limit=SECOND).data == b"nor this"
     h1.send(client, b"more").result()
